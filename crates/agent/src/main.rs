@@ -1,0 +1,2 @@
+//! The `spire-agent` program.
+fn main() {}

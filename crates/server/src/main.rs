@@ -1,0 +1,2 @@
+//! The `spire-server` program.
+fn main() {}
