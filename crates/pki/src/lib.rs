@@ -1,1 +1,21 @@
-//! steeple-pki
+//! Keys, X.509 certificates and requests, JWT-SVIDs and SPIFFE bundles.
+//!
+//! Not here: TLS (`steeple-net`), when to issue what and for how long (`steeple-ca`), and where
+//! keys are kept (plugins). No other crate but `net` names a crypto library.
+//!
+//! Invariant: parsed values were checked when they were made. A [`csr::Csr`] proved possession of
+//! its key, a [`PublicKey`] is of a supported kind and size, and nothing here reads a clock.
+//!
+//! Start at [`x509::issue`] for issuing and [`verify::x509_svid`] for checking.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod der;
+mod keys;
+mod oid;
+pub mod pem;
+
+pub use der::DerError;
+pub use keys::{
+    BadSignature, KeyError, KeyKind, KeyType, MAX_SPKI_LEN, PrivateKey, PublicKey, SignError,
+    SignatureAlgorithm, Signer, UnknownKeyType,
+};
