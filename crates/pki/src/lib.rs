@@ -9,13 +9,16 @@
 //! Start at [`x509::issue`] for issuing and [`verify::x509_svid`] for checking.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod csr;
 mod der;
 mod keys;
 mod oid;
 pub mod pem;
+pub mod x509;
 
 pub use der::DerError;
 pub use keys::{
     BadSignature, KeyError, KeyKind, KeyType, MAX_SPKI_LEN, PrivateKey, PublicKey, SignError,
     SignatureAlgorithm, Signer, UnknownKeyType,
 };
+pub use x509::Certificate;
