@@ -80,3 +80,45 @@ pub enum PeerGone {
         found: u32,
     },
 }
+
+impl PeerGone {
+    /// The sentence that SPIRE logs for it.
+    pub(crate) const fn headline(&self) -> &'static str {
+        match self {
+            Self::Exited => "Caller exited",
+            Self::Poll(_) => "Caller exit suspected due to failed poll",
+            Self::ProcDir => "Caller exit suspected due to failed readdirent",
+            Self::StartTime(_) => "Caller exit suspected due to failure to get starttime",
+            Self::Restarted { .. } => {
+                "New process detected: process starttime does not match original caller"
+            }
+            Self::Owner => "Caller exit suspected due to failed proc stat",
+            Self::OtherUser { .. } => {
+                "New process detected: process uid does not match original caller"
+            }
+            Self::OtherGroup { .. } => {
+                "New process detected: process gid does not match original caller"
+            }
+        }
+    }
+
+    /// What was expected and what was found, where it is a matter of numbers.
+    pub(crate) fn difference(&self) -> (Option<u64>, Option<u64>) {
+        match *self {
+            Self::Restarted { expected, found } => (Some(expected), Some(found)),
+            Self::OtherUser { expected, found } | Self::OtherGroup { expected, found } => {
+                (Some(expected.into()), Some(found.into()))
+            }
+            _ => (None, None),
+        }
+    }
+
+    /// What the system said, where it said something.
+    pub(crate) fn cause(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        match self {
+            Self::Poll(errno) => Some(errno),
+            Self::StartTime(error) => Some(error),
+            _ => None,
+        }
+    }
+}

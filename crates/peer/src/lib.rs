@@ -18,9 +18,11 @@ mod tests;
 
 use std::fmt;
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use nix::errno::Errno;
 use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::UnixStream;
 
@@ -46,10 +48,7 @@ impl Peer {
         if credentials.pid() <= 0 {
             return Err(PeerError::NoProcess);
         }
-        // The kernel's own hold on the process that connected, since Linux 6.5. An older kernel
-        // does not know the option; then the process is found by its id, with the little race
-        // that `is_alive` narrows by comparing the user and group.
-        let pidfd = getsockopt(stream, sockopt::PeerPidfd).ok();
+        let pidfd = kernel_pidfd(stream)?;
         let process =
             Process::hold(credentials.pid(), credentials.uid(), credentials.gid(), pidfd)?;
         Ok(Self(Arc::new(process)))
@@ -77,17 +76,7 @@ impl Peer {
     /// # Errors
     /// When it exited, or when another process has its id by now, or its owner changed.
     pub fn is_alive(&self) -> Result<(), PeerGone> {
-        self.0.is_alive().inspect_err(|reason| {
-            tracing::warn!(
-                caller_gid = self.gid(),
-                caller_uid = self.uid(),
-                pid = self.pid(),
-                path = %self.proc_dir().display(),
-                start_time = self.0.start_time(),
-                error = %reason,
-                "Caller is gone"
-            );
-        })
+        self.0.is_alive().inspect_err(|gone| self.log(gone))
     }
 
     /// The path of the executable as the process sees it; only true if [`Peer::is_alive`]
@@ -102,6 +91,35 @@ impl Peer {
     /// `/proc/<pid>`.
     pub fn proc_dir(&self) -> PathBuf {
         self.0.proc_dir()
+    }
+
+    fn log(&self, gone: &PeerGone) {
+        let (expected, received) = gone.difference();
+        tracing::warn!(
+            caller_gid = self.gid(),
+            caller_uid = self.uid(),
+            pid = self.pid(),
+            path = %self.proc_dir().display(),
+            start_time = self.0.start_time(),
+            expected,
+            received,
+            error = gone.cause(),
+            "{}",
+            gone.headline()
+        );
+    }
+}
+
+/// The kernel's own hold on the process that connected, which Linux has had since 6.5.
+///
+/// `None` on an older kernel: the process is found by its id then, with a little race that
+/// [`Peer::is_alive`] narrows by comparing the owner. A kernel that knows the option and still
+/// does not give one says that the process is gone; looking for its id would find a stranger.
+fn kernel_pidfd(stream: &UnixStream) -> Result<Option<OwnedFd>, PeerError> {
+    match getsockopt(stream, sockopt::PeerPidfd) {
+        Ok(pidfd) => Ok(Some(pidfd)),
+        Err(Errno::ENOPROTOOPT | Errno::EOPNOTSUPP | Errno::ENOSYS) => Ok(None),
+        Err(_) => Err(PeerError::Exited),
     }
 }
 

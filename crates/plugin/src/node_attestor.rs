@@ -1,0 +1,63 @@
+//! Proof of what a node is: a half that gives evidence (agent) and one that judges it (server).
+
+use async_trait::async_trait;
+use steeple_spiffe::SpiffeId;
+
+use crate::PluginError;
+
+/// The server's half.
+#[async_trait]
+pub trait NodeAttestor: Send + Sync {
+    /// The plugin's name in configuration, which agents name as their attestation type.
+    fn name(&self) -> &str;
+
+    /// Judges the evidence in `payload`, asking back through `challenger` where it must.
+    ///
+    /// # Errors
+    /// When the evidence does not hold, or asking back failed.
+    async fn attest(
+        &self,
+        payload: &[u8],
+        challenger: &mut dyn Challenger,
+    ) -> Result<AgentAttributes, PluginError>;
+}
+
+/// The agent, as the judge sees it.
+#[async_trait]
+pub trait Challenger: Send {
+    /// Sends a challenge and waits for the response.
+    ///
+    /// # Errors
+    /// When the agent is gone or does not answer.
+    async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, PluginError>;
+}
+
+/// What the evidence proved.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentAttributes {
+    /// The SPIFFE ID that the agent gets.
+    pub agent_id: SpiffeId,
+    /// Values of selectors, whose type is the plugin's name.
+    pub selector_values: Vec<String>,
+    /// Whether the same evidence may be brought again later.
+    pub can_reattest: bool,
+}
+
+/// The agent's half.
+#[async_trait]
+pub trait NodeEvidence: Send + Sync {
+    /// The plugin's name in configuration.
+    fn name(&self) -> &str;
+
+    /// The evidence to begin with; never empty.
+    ///
+    /// # Errors
+    /// When there is none.
+    async fn payload(&self) -> Result<Vec<u8>, PluginError>;
+
+    /// The response to a challenge of the server's half.
+    ///
+    /// # Errors
+    /// When the challenge was not expected or cannot be met.
+    async fn respond(&self, challenge: &[u8]) -> Result<Vec<u8>, PluginError>;
+}
