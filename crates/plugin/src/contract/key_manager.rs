@@ -102,7 +102,7 @@ async fn concurrent_generations_are_all_kept(manager: Arc<dyn KeyManager>) {
     let make = async |id: &str| {
         manager.generate_key(id, KeyType::EcP256).await.expect("the key is made");
     };
-    futures_util::join!(make("a"), make("b"), make("c"));
+    futures_util::future::join3(make("a"), make("b"), make("c")).await;
     assert_eq!(manager.keys().await.expect("the keys are listed").len(), 3);
 }
 
