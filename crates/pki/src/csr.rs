@@ -161,6 +161,19 @@ pub fn create(
     subject: &DistinguishedName,
     uris: &[&str],
 ) -> Result<Vec<u8>, CsrError> {
+    create_with_dns(key, subject, uris, &[])
+}
+
+/// Like [`create`], with DNS names beside the URIs.
+///
+/// # Errors
+/// When the key cannot sign.
+pub fn create_with_dns(
+    key: &PrivateKey,
+    subject: &DistinguishedName,
+    uris: &[&str],
+    dns_names: &[&str],
+) -> Result<Vec<u8>, CsrError> {
     let algorithm = SignatureAlgorithm::default_for(key.public_key().kind());
     let identifier = algorithm.identifier().ok_or(CsrError::UnsupportedAlgorithm)?;
     let mut info = Vec::with_capacity(512);
@@ -169,8 +182,8 @@ pub fn create(
         out.extend_from_slice(&subject.to_der());
         out.extend_from_slice(key.public_key().spki_der());
         der::put_nested(out, der::context_constructed(0), |out| {
-            if !uris.is_empty() {
-                put_extension_request(out, uris);
+            if !uris.is_empty() || !dns_names.is_empty() {
+                put_extension_request(out, uris, dns_names);
             }
         });
     });
@@ -184,13 +197,17 @@ pub fn create(
     Ok(request)
 }
 
-fn put_extension_request(out: &mut Vec<u8>, uris: &[&str]) {
+/// Names in the order of Go: DNS before URI.
+fn put_extension_request(out: &mut Vec<u8>, uris: &[&str], dns_names: &[&str]) {
     der::put_nested(out, der::SEQUENCE, |out| {
         der::put(out, der::OID, oid::EXTENSION_REQUEST);
         der::put_nested(out, der::SET, |out| {
             der::put_nested(out, der::SEQUENCE, |out| {
                 put_extension(out, oid::SUBJECT_ALT_NAME, false, |out| {
                     der::put_nested(out, der::SEQUENCE, |out| {
+                        for name in dns_names {
+                            der::put(out, der::context(2), name.as_bytes());
+                        }
                         uris.iter().for_each(|it| der::put(out, der::context(6), it.as_bytes()));
                     });
                 });
