@@ -1,0 +1,274 @@
+//! The agent's configuration.
+
+mod bootstrap;
+mod broker;
+mod build;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
+
+use steeple_runtime::log::LogConfig;
+use steeple_spiffe::{SpiffeId, TrustDomain};
+
+use crate::{
+    DEFAULT_AGENT_CONFIG_PATH, Env, HealthChecks, Notice, PluginConfig, Problems, source::Source,
+    telemetry::Telemetry,
+};
+
+/// What the agent runs by.
+#[derive(Clone)]
+pub struct AgentConfig {
+    /// The file it was read from, as it was named.
+    pub config_path: PathBuf,
+    /// The agent's own trust domain.
+    pub trust_domain: TrustDomain,
+    /// The server's host: a name, all of whose addresses are tried, or an IP.
+    pub server_address: String,
+    /// The server's port.
+    pub server_port: u16,
+    /// Where the agent keeps its files; relative to the working directory.
+    pub data_dir: PathBuf,
+    /// The Workload API's socket, absolute; `None` when both its APIs are off.
+    pub socket_path: Option<PathBuf>,
+    /// The admin APIs' socket, absolute; `None` when off.
+    pub admin_socket_path: Option<PathBuf>,
+    /// Do not offer the Workload API on its socket.
+    pub disable_workload_api: bool,
+    /// Do not offer SDS on the Workload API's socket.
+    pub disable_sds_api: bool,
+    /// Where and how to log.
+    pub log: LogConfig,
+    /// Prefixes of selectors that diagnostic logs may show.
+    pub log_selectors: Vec<String>,
+    /// How to trust the server the first time.
+    pub bootstrap: Bootstrap,
+    /// Whether to bootstrap again when the server's authority is unknown.
+    pub rebootstrap_mode: RebootstrapMode,
+    /// How long to wait before bootstrapping again.
+    pub rebootstrap_delay: Duration,
+    /// The join token, from `join_token` or `-joinToken`.
+    pub join_token: Option<String>,
+    /// The file that holds the join token; read when attesting.
+    pub join_token_file: Option<PathBuf>,
+    /// Let callers without an entry fetch the X.509 bundle of the own domain.
+    pub allow_unauthenticated_verifiers: bool,
+    /// Further claims to return for JWT-SVIDs of other trust domains.
+    pub allowed_foreign_jwt_claims: Vec<String>,
+    /// Callers of the Delegated Identity API, checked.
+    pub authorized_delegates: Vec<SpiffeId>,
+    /// How long workloads should outlive an outage; moves rotation forward.
+    pub availability_target: Option<Duration>,
+    /// Type of workloads' keys.
+    pub workload_x509_svid_key_type: WorkloadKeyType,
+    /// X.509-SVIDs to keep; the default applies when zero.
+    pub x509_svid_cache_max_size: usize,
+    /// JWT-SVIDs to keep; the default applies when zero.
+    pub jwt_svid_cache_max_size: usize,
+    /// Names of SDS resources, checked.
+    pub sds: Sds,
+    /// Keys that may change without notice.
+    pub experimental: AgentExperimental,
+    /// The HTTP health listener.
+    pub health_checks: HealthChecks,
+    /// Where metrics would go, checked.
+    pub telemetry: Telemetry,
+    /// The plugins in the order written, disabled ones included.
+    pub plugins: Vec<PluginConfig>,
+}
+
+impl fmt::Debug for AgentConfig {
+    /// In short: a join token is a secret.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AgentConfig")
+            .field("config_path", &self.config_path)
+            .field("trust_domain", &self.trust_domain)
+            .field("server_address", &self.server_address)
+            .field("server_port", &self.server_port)
+            .finish_non_exhaustive()
+    }
+}
+
+/// How the agent trusts the server the first time.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Bootstrap {
+    /// Not at all: whoever answers is believed.
+    Insecure,
+    /// By a bundle in a file.
+    Path {
+        /// The file.
+        path: PathBuf,
+        /// Its form.
+        format: TrustBundleFormat,
+    },
+    /// By a bundle fetched from a URL.
+    Url {
+        /// The URL: `https`, or `http` over `unix_socket`.
+        url: String,
+        /// The socket to fetch over.
+        unix_socket: Option<PathBuf>,
+        /// The form of what is fetched.
+        format: TrustBundleFormat,
+    },
+    /// By a bundle from another Workload API.
+    WorkloadApi {
+        /// Its address, as `unix:///path` or `tcp://ip:port`.
+        address: String,
+    },
+}
+
+/// The form of a bundle.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TrustBundleFormat {
+    /// Concatenated PEM certificates.
+    #[default]
+    Pem,
+    /// A SPIFFE bundle document.
+    Spiffe,
+}
+
+/// Whether to bootstrap again when the server's authority is unknown.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RebootstrapMode {
+    /// Give up.
+    #[default]
+    Never,
+    /// If the node attestor can attest again.
+    Auto,
+    /// Always.
+    Always,
+}
+
+/// A type of key pair for workloads.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WorkloadKeyType {
+    /// ECDSA over NIST P-256.
+    #[default]
+    EcP256,
+    /// ECDSA over NIST P-384.
+    EcP384,
+    /// RSA of 2048 bits.
+    Rsa2048,
+}
+
+impl WorkloadKeyType {
+    /// The name in configuration files.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::EcP256 => "ec-p256",
+            Self::EcP384 => "ec-p384",
+            Self::Rsa2048 => "rsa-2048",
+        }
+    }
+}
+
+/// A text that names no key type for workloads.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[error("key type {0} is unknown; must be one of [rsa-2048, ec-p256, ec-p384]")]
+pub struct UnknownWorkloadKeyType(String);
+
+impl FromStr for WorkloadKeyType {
+    type Err = UnknownWorkloadKeyType;
+
+    fn from_str(text: &str) -> Result<Self, UnknownWorkloadKeyType> {
+        match text.to_lowercase().as_str() {
+            "rsa-2048" => Ok(Self::Rsa2048),
+            "ec-p256" => Ok(Self::EcP256),
+            "ec-p384" => Ok(Self::EcP384),
+            _ => Err(UnknownWorkloadKeyType(crate::checks::quote(text))),
+        }
+    }
+}
+
+/// Names of SDS resources.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sds {
+    /// The resource that gives a workload's first identity.
+    pub default_svid_name: String,
+    /// The validation context of the own trust domain.
+    pub default_bundle_name: String,
+    /// The validation context of all trust domains.
+    pub default_all_bundles_name: String,
+    /// Give plain validation contexts without SPIFFE validation.
+    pub disable_spiffe_cert_validation: bool,
+}
+
+/// `agent.experimental`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AgentExperimental {
+    /// How often to synchronise entries; the default applies when unset.
+    pub sync_interval: Option<Duration>,
+    /// How long to wait for a fresh JWT-SVID before serving a cached one.
+    pub jwt_svid_cache_hit_timeout: Option<Duration>,
+    /// Use the incremental synchronisation call.
+    pub use_sync_authorized_entries: bool,
+    /// Refuse key exchange that is not safe against quantum computers.
+    pub require_pq_kem: bool,
+}
+
+/// What the agent's command line says; empty, zero or false leaves the file's
+/// word standing.
+#[derive(Clone, Default, PartialEq, Eq)]
+pub struct AgentFlags {
+    /// `-allowUnauthenticatedVerifiers`
+    pub allow_unauthenticated_verifiers: bool,
+    /// `-dataDir`
+    pub data_dir: String,
+    /// `-disableSDSAPI`
+    pub disable_sds_api: bool,
+    /// `-disableWorkloadAPI`
+    pub disable_workload_api: bool,
+    /// `-insecureBootstrap`
+    pub insecure_bootstrap: bool,
+    /// `-joinToken`
+    pub join_token: String,
+    /// `-joinTokenFile`
+    pub join_token_file: String,
+    /// `-logFile`
+    pub log_file: String,
+    /// `-logFormat`
+    pub log_format: String,
+    /// `-logLevel`
+    pub log_level: String,
+    /// `-logSourceLocation`
+    pub log_source_location: bool,
+    /// `-rebootstrapDelay`
+    pub rebootstrap_delay: String,
+    /// `-rebootstrapMode`
+    pub rebootstrap_mode: String,
+    /// `-serverAddress`
+    pub server_address: String,
+    /// `-serverPort`
+    pub server_port: i64,
+    /// `-socketPath`
+    pub socket_path: String,
+    /// `-trustBundle`
+    pub trust_bundle: String,
+    /// `-trustBundleFormat`
+    pub trust_bundle_format: String,
+    /// `-trustBundleUrl`
+    pub trust_bundle_url: String,
+    /// `-trustDomain`
+    pub trust_domain: String,
+}
+
+/// Reads and checks the agent's configuration: the file at `path` (or the
+/// default one), with `flags` on top; `expand_env` puts variables in place of
+/// `$NAME` and `${NAME}` first.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load_agent(
+    path: Option<&Path>,
+    flags: &AgentFlags,
+    expand_env: bool,
+    env: Env<'_>,
+) -> Result<(AgentConfig, Vec<Notice>), Problems> {
+    let source = Source::read(path, DEFAULT_AGENT_CONFIG_PATH, expand_env, env)?;
+    build::build(&source, flags)
+}

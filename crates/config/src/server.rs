@@ -1,0 +1,164 @@
+//! The server's configuration.
+
+mod build;
+#[cfg(test)]
+mod tests;
+mod ttl;
+
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use steeple_runtime::log::LogConfig;
+use steeple_spiffe::{SpiffeId, TrustDomain};
+
+use crate::{
+    DEFAULT_SERVER_CONFIG_PATH, DataStoreConfig, Env, HealthChecks, KeyType, Notice, PluginConfig,
+    Problems, federation::Federation, source::Source, telemetry::Telemetry,
+};
+
+/// What the server runs by.
+#[derive(Clone, Debug)]
+pub struct ServerConfig {
+    /// The file it was read from, as it was named.
+    pub config_path: PathBuf,
+    /// The trust domain served.
+    pub trust_domain: TrustDomain,
+    /// Where the server keeps its files; relative to the working directory.
+    pub data_dir: PathBuf,
+    /// Host of the TCP endpoint, without brackets: an IP address or a name.
+    pub bind_address: String,
+    /// Port of the TCP endpoint.
+    pub bind_port: u16,
+    /// The private API's socket, absolute.
+    pub socket_path: PathBuf,
+    /// Where and how to log.
+    pub log: LogConfig,
+    /// SPIFFE IDs that may call the admin APIs; of any trust domain.
+    pub admin_ids: Vec<SpiffeId>,
+    /// Lifetime of agents' SVIDs; that of workloads' when unset.
+    pub agent_ttl: Option<Duration>,
+    /// Lifetime of X.509-SVIDs whose entry names none.
+    pub default_x509_svid_ttl: Duration,
+    /// Lifetime of JWT-SVIDs whose entry names none.
+    pub default_jwt_svid_ttl: Duration,
+    /// Lifetime of the CA's own certificate and of the JWT signing keys.
+    pub ca_ttl: Duration,
+    /// Type of the X.509 CA's key.
+    pub ca_key_type: KeyType,
+    /// Type of the JWT signing key.
+    pub jwt_key_type: KeyType,
+    /// Subject of the CA's certificate.
+    pub ca_subject: CaSubject,
+    /// The `iss` claim of JWT-SVIDs.
+    pub jwt_issuer: Option<String>,
+    /// Whether JWT-SVIDs are off.
+    pub disable_jwt_svids: bool,
+    /// Whether to write an audit line per call.
+    pub audit_log_enabled: bool,
+    /// How old a cached agent record may be and still authorise.
+    pub max_attested_node_info_staleness: Duration,
+    /// Whether and how to prune expired agents.
+    pub prune_attested_nodes: Option<PruneAttestedNodes>,
+    /// Which limits per caller apply.
+    pub rate_limit: RateLimit,
+    /// Networks whose PROXY protocol headers count, as `address/bits`.
+    pub proxy_protocol_trusted_cidrs: Vec<String>,
+    /// Federation, checked.
+    pub federation: Option<Federation>,
+    /// Keys that may change without notice.
+    pub experimental: ServerExperimental,
+    /// The HTTP health listener.
+    pub health_checks: HealthChecks,
+    /// Where metrics would go, checked.
+    pub telemetry: Telemetry,
+    /// The datastore.
+    pub datastore: DataStoreConfig,
+    /// All other plugins in the order written, disabled ones included.
+    pub plugins: Vec<PluginConfig>,
+}
+
+/// The subject of the CA's certificate.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CaSubject {
+    /// Country names.
+    pub country: Vec<String>,
+    /// Organization names.
+    pub organization: Vec<String>,
+    /// Common name; empty when there is none.
+    pub common_name: String,
+}
+
+/// Pruning of agents whose attestation expired.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PruneAttestedNodes {
+    /// How long an agent must have been expired.
+    pub expired_for: Duration,
+    /// Agents per pass; SPIRE's default applies when zero.
+    pub batch_size: u32,
+    /// Also those that cannot attest again.
+    pub include_non_reattestable: bool,
+}
+
+/// Limits per caller.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RateLimit {
+    /// On node attestation.
+    pub attestation: bool,
+    /// On signing.
+    pub signing: bool,
+}
+
+/// `server.experimental`.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerExperimental {
+    /// Give each agent the selector `spiffe_id:<its id>` at attestation.
+    pub agent_spiffe_id_as_selector: bool,
+    /// How often to look for changed entries.
+    pub cache_reload_interval: Option<Duration>,
+    /// Age at which event rows are deleted.
+    pub prune_events_older_than: Option<Duration>,
+    /// Refuse key exchange that is not safe against quantum computers.
+    pub require_pq_kem: bool,
+}
+
+/// What the server's command line says; empty, zero or false leaves the file's
+/// word standing.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServerFlags {
+    /// `-bindAddress`
+    pub bind_address: String,
+    /// `-serverPort`
+    pub server_port: i64,
+    /// `-dataDir`
+    pub data_dir: String,
+    /// `-logFile`
+    pub log_file: String,
+    /// `-logFormat`
+    pub log_format: String,
+    /// `-logLevel`
+    pub log_level: String,
+    /// `-logSourceLocation`
+    pub log_source_location: bool,
+    /// `-socketPath`
+    pub socket_path: String,
+    /// `-trustDomain`
+    pub trust_domain: String,
+}
+
+/// Reads and checks the server's configuration: the file at `path` (or the
+/// default one), with `flags` on top; `expand_env` puts variables in place of
+/// `$NAME` and `${NAME}` first.
+///
+/// # Errors
+/// Everything that is wrong with it, at once.
+pub fn load_server(
+    path: Option<&Path>,
+    flags: &ServerFlags,
+    expand_env: bool,
+    env: Env<'_>,
+) -> Result<(ServerConfig, Vec<Notice>), Problems> {
+    let source = Source::read(path, DEFAULT_SERVER_CONFIG_PATH, expand_env, env)?;
+    build::build(&source, flags)
+}
