@@ -1,8 +1,10 @@
 //! Tasks of the repository itself: `cargo xtask <task>`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
-#![expect(clippy::print_stderr, reason = "a command line tool")]
+#![expect(clippy::print_stderr, clippy::print_stdout, reason = "a command line tool")]
 
 mod codegen;
+mod layers;
+mod tidy;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -11,8 +13,10 @@ fn main() -> ExitCode {
     let task = std::env::args().nth(1);
     let result = match task.as_deref() {
         Some("codegen") => codegen::run(&root()),
+        Some("layers") => layers::run(&root()).map_err(Into::into),
+        Some("tidy") => tidy::run(&root()).map_err(Into::into),
         _ => {
-            eprintln!("usage: cargo xtask codegen");
+            eprintln!("usage: cargo xtask codegen|layers|tidy");
             return ExitCode::from(2);
         }
     };
