@@ -9,13 +9,18 @@
 //! Start at [`x509::issue`] for issuing and [`verify::x509_svid`] for checking.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+pub mod bundle;
 pub mod csr;
 mod der;
+mod json;
+pub mod jwt;
 mod keys;
 mod oid;
 pub mod pem;
+pub mod verify;
 pub mod x509;
 
+pub use bundle::{Bundle, JwtAuthority, X509Authority};
 pub use der::DerError;
 pub use keys::{
     BadSignature, KeyError, KeyKind, KeyType, MAX_SPKI_LEN, PrivateKey, PublicKey, SignError,

@@ -13,6 +13,7 @@ mod name;
 mod parse;
 mod time;
 
+pub(crate) use self::time::truncate_to_seconds;
 pub use certificate::{Certificate, authority_id};
 pub use extensions::{ExtKeyUsage, KeyUsage};
 pub(crate) use issue::put_extension;
