@@ -1,0 +1,32 @@
+//! `grpc-status-details-bin`: machine-readable details of a status, which agents branch on.
+
+use bytes::Bytes;
+use prost::Message;
+use prost_types::Any;
+use steeple_proto::google::rpc;
+use tonic::{Code, Status};
+
+/// A status that carries `details` (a `google.rpc.Status`) beside its code and message.
+pub fn with_details(code: Code, message: impl Into<String>, details: Vec<Any>) -> Status {
+    let message = message.into();
+    let status = rpc::Status { code: code as i32, message: message.clone(), details };
+    Status::with_details(code, message, Bytes::from(status.encode_to_vec()))
+}
+
+/// A message packed as gRPC details are.
+pub fn pack<M: Message>(full_name: &str, message: &M) -> Any {
+    Any { type_url: format!("type.googleapis.com/{full_name}"), value: message.encode_to_vec() }
+}
+
+/// The details of a status; none if it has none or they are no `google.rpc.Status`.
+pub fn details(status: &Status) -> Vec<Any> {
+    rpc::Status::decode(status.details()).map(|status| status.details).unwrap_or_default()
+}
+
+/// The first detail that is an `M`, whose full proto name is `full_name`.
+pub fn detail<M: Message + Default>(status: &Status, full_name: &str) -> Option<M> {
+    details(status)
+        .into_iter()
+        .find(|any| any.type_url.rsplit('/').next() == Some(full_name))
+        .and_then(|any| M::decode(any.value.as_slice()).ok())
+}

@@ -1,0 +1,266 @@
+//! Accepting TLS connections: handshakes in tasks of their own, bounded in time and number.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use rustls_pki_types::CertificateDer;
+use steeple_pki::Certificate;
+use steeple_pki::x509::CertificateError;
+use steeple_runtime::drain::Tasks;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::timeout;
+use tokio_rustls::TlsAcceptor;
+use tonic::transport::server::Connected;
+
+use super::ServerTls;
+use crate::serve::{Accept, pause_after};
+
+/// What handshakes may cost.
+#[derive(Clone, Copy, Debug)]
+pub struct TlsLimits {
+    /// From accepting to the end of the handshake.
+    pub deadline: Duration,
+    /// Handshakes under way at once; more wait in the kernel's queue.
+    pub handshakes: usize,
+    /// Handshakes under way at once from one address; more are closed unanswered, so that one
+    /// host that never finishes its handshakes cannot keep all others out.
+    pub handshakes_per_address: usize,
+}
+
+impl Default for TlsLimits {
+    fn default() -> Self {
+        let deadline = Duration::from_secs(10);
+        Self { deadline, handshakes: 1024, handshakes_per_address: 256 }
+    }
+}
+
+/// A listening TCP socket whose connections speak TLS.
+#[derive(Debug)]
+pub struct TlsIncoming {
+    listener: TcpListener,
+    acceptor: Acceptor,
+    done: mpsc::Receiver<TlsStream>,
+}
+
+impl TlsIncoming {
+    /// Shakes hands as `tls` says with whoever connects to `listener`.
+    pub fn new(listener: TcpListener, tls: &ServerTls, limits: TlsLimits, tasks: Tasks) -> Self {
+        let (sender, done) = mpsc::channel(1);
+        let acceptor = Acceptor {
+            tls: TlsAcceptor::from(Arc::clone(&tls.config)),
+            slots: Arc::new(Semaphore::new(limits.handshakes)),
+            addresses: Arc::default(),
+            limits,
+            tasks,
+            done: sender,
+        };
+        Self { listener, acceptor, done }
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// When the system does not say.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+}
+
+impl Accept for TlsIncoming {
+    type Io = TlsStream;
+
+    async fn accept(&mut self) -> TlsStream {
+        loop {
+            let next = async {
+                let slot = Arc::clone(&self.acceptor.slots).acquire_owned().await;
+                (slot.expect("the semaphore is never closed"), self.listener.accept().await)
+            };
+            tokio::select! {
+                stream = self.done.recv() => {
+                    return stream.expect("the acceptor holds a sender");
+                }
+                (slot, accepted) = next => match accepted {
+                    Ok((stream, address)) => self.acceptor.begin(stream, address, slot),
+                    Err(error) => pause_after(&error).await,
+                },
+            }
+        }
+    }
+}
+
+#[derive(Clone)]
+struct Acceptor {
+    tls: TlsAcceptor,
+    slots: Arc<Semaphore>,
+    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    limits: TlsLimits,
+    tasks: Tasks,
+    done: mpsc::Sender<TlsStream>,
+}
+
+impl std::fmt::Debug for Acceptor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Acceptor").field("limits", &self.limits).finish_non_exhaustive()
+    }
+}
+
+impl Acceptor {
+    fn begin(&self, stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
+        let Some(counted) = self.count(address.ip()) else {
+            tracing::debug!(%address, "Too many unfinished TLS handshakes from this address");
+            return;
+        };
+        let this = self.clone();
+        self.tasks.spawn_isolated("tls_handshake", async move {
+            // Latency matters more than a segment saved; it works without.
+            let _ = stream.set_nodelay(true);
+            match timeout(this.limits.deadline, this.tls.accept(stream)).await {
+                Ok(Ok(stream)) => {
+                    drop((slot, counted));
+                    // Nobody is waiting for it any more when this fails.
+                    let _ = this.done.send(TlsStream::new(stream, address)).await;
+                }
+                Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
+                Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
+            }
+        });
+    }
+
+    /// Counts a handshake for as long as the answer lives; none if there are too many.
+    fn count(&self, address: IpAddr) -> Option<Counted> {
+        let address = address.to_canonical();
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = addresses.entry(address).or_insert(0);
+        if *count >= self.limits.handshakes_per_address {
+            return None;
+        }
+        *count += 1;
+        Some(Counted { address, addresses: Arc::clone(&self.addresses) })
+    }
+}
+
+struct Counted {
+    address: IpAddr,
+    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Drop for Counted {
+    fn drop(&mut self) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = addresses.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                addresses.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// Who is on the other end of a TLS connection: an address, and the chain whose leaf key it holds.
+/// Cheap to clone; handlers find it among the request's extensions.
+#[derive(Clone, Debug)]
+pub struct TlsPeer(Arc<PeerInner>);
+
+#[derive(Debug)]
+struct PeerInner {
+    address: SocketAddr,
+    chain: Vec<CertificateDer<'static>>,
+    parsed: OnceLock<Result<Vec<Certificate>, CertificateError>>,
+}
+
+impl TlsPeer {
+    /// A peer at `address` with a chain in DER, leaf first; no certificates if it showed none.
+    pub fn new(address: SocketAddr, chain: Vec<CertificateDer<'static>>) -> Self {
+        Self(Arc::new(PeerInner { address, chain, parsed: OnceLock::new() }))
+    }
+
+    /// The address that it connected from.
+    pub fn remote_addr(&self) -> SocketAddr {
+        self.0.address
+    }
+
+    /// The certificates that it showed, in DER, leaf first. They are not verified.
+    pub fn chain_der(&self) -> &[CertificateDer<'static>] {
+        &self.0.chain
+    }
+
+    /// The certificates that it showed, leaf first, parsed once per connection. They are not
+    /// verified.
+    ///
+    /// # Errors
+    /// When one of them cannot be parsed.
+    pub fn chain(&self) -> Result<&[Certificate], &CertificateError> {
+        let parse = || self.0.chain.iter().map(|it| Certificate::from_der(it.to_vec())).collect();
+        self.0.parsed.get_or_init(parse).as_deref()
+    }
+}
+
+/// A TLS connection after its handshake.
+#[derive(Debug)]
+pub struct TlsStream {
+    stream: tokio_rustls::server::TlsStream<TcpStream>,
+    peer: TlsPeer,
+}
+
+impl TlsStream {
+    fn new(stream: tokio_rustls::server::TlsStream<TcpStream>, address: SocketAddr) -> Self {
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let chain = chain.iter().map(|it| it.clone().into_owned()).collect();
+        Self { stream, peer: TlsPeer::new(address, chain) }
+    }
+}
+
+impl Connected for TlsStream {
+    type ConnectInfo = TlsPeer;
+
+    fn connect_info(&self) -> TlsPeer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for TlsStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for TlsStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,194 @@
+//! Unix sockets: binding with a mode, and callers known by their process.
+
+use std::fs;
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use steeple_peer::Peer;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{UnixListener, UnixStream};
+use tonic::transport::server::Connected;
+
+use crate::authority::Filtered;
+use crate::serve::{Accept, pause_after};
+
+/// Why a socket could not be bound; each says where.
+#[derive(Debug, thiserror::Error)]
+pub enum BindError {
+    /// The directory of the socket is missing and cannot be made.
+    #[error("unable to create socket directory {path:?}: {source}")]
+    Directory {
+        /// The directory.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Something that is no socket has the name; it is left alone.
+    #[error("{path:?} exists and is not a socket; remove it or choose another socket path")]
+    NotASocket {
+        /// The path in the way.
+        path: PathBuf,
+    },
+    /// The old socket cannot be removed, or the new one not made.
+    #[error("unable to listen on {path:?}: {source}")]
+    Listen {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The socket's mode cannot be set.
+    #[error("unable to change UDS permissions: {path:?}: {source}")]
+    Permissions {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+}
+
+/// Listens on `path` with permission bits `mode`, in place of a socket of that name if there is
+/// one (as a restart leaves behind); a missing directory is made with `directory_mode`.
+///
+/// A socket that another process still listens on is replaced as well, with a warning: on a rolling
+/// upgrade the new process starts before the old one ends. Files of other kinds are never touched.
+///
+/// # Errors
+/// [`BindError`] says which step failed, and where. Must be called in a Tokio runtime.
+pub fn bind(path: &Path, mode: u32, directory_mode: u32) -> Result<UnixIncoming, BindError> {
+    let at = |source| BindError::Listen { path: path.to_owned(), source };
+    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
+        fs::DirBuilder::new()
+            .recursive(true)
+            .mode(directory_mode)
+            .create(directory)
+            .map_err(|source| BindError::Directory { path: directory.to_owned(), source })?;
+    }
+    match fs::symlink_metadata(path) {
+        Ok(found) if !found.file_type().is_socket() => {
+            return Err(BindError::NotASocket { path: path.to_owned() });
+        }
+        Ok(_) => {
+            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+                tracing::warn!(path = %path.display(), "Replacing a socket that is in use");
+            }
+            fs::remove_file(path).map_err(at)?;
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(at(error)),
+    }
+    let listener = UnixListener::bind(path).map_err(at)?;
+    let permissions = |source| BindError::Permissions { path: path.to_owned(), source };
+    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(permissions)?;
+    let inode = fs::symlink_metadata(path).map_err(permissions)?.ino();
+    Ok(UnixIncoming { listener, path: path.to_owned(), inode })
+}
+
+/// A listening Unix socket. Dropped, it removes its file, unless another process replaced it.
+#[derive(Debug)]
+pub struct UnixIncoming {
+    listener: UnixListener,
+    path: PathBuf,
+    inode: u64,
+}
+
+impl UnixIncoming {
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Accept for UnixIncoming {
+    type Io = PeerStream;
+
+    async fn accept(&mut self) -> PeerStream {
+        loop {
+            match self.listener.accept().await {
+                Ok((stream, _)) => match PeerStream::new(stream) {
+                    Ok(stream) => return stream,
+                    Err(error) => tracing::warn!(%error, "Connection failed during accept"),
+                },
+                Err(error) => pause_after(&error).await,
+            }
+        }
+    }
+}
+
+impl Drop for UnixIncoming {
+    fn drop(&mut self) {
+        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
+            // Left behind, it is replaced at the next start.
+            let _ = fs::remove_file(&self.path);
+        }
+    }
+}
+
+/// A connection on a Unix socket. Handlers find its [`Peer`] among the request's extensions.
+#[derive(Debug)]
+pub struct PeerStream {
+    stream: Filtered<UnixStream>,
+    peer: Peer,
+}
+
+impl PeerStream {
+    /// Takes hold of the process at the other end.
+    ///
+    /// # Errors
+    /// When it is gone or lives in a process id namespace that we cannot see into.
+    pub fn new(stream: UnixStream) -> Result<Self, steeple_peer::PeerError> {
+        let peer = Peer::of(&stream)?;
+        Ok(Self { stream: Filtered::new(stream), peer })
+    }
+}
+
+impl Connected for PeerStream {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}
+
+impl AsyncRead for PeerStream {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PeerStream {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buf: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write(cx, buf)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}
