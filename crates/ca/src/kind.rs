@@ -1,0 +1,115 @@
+//! What sets one kind of authority apart from another; all else is written once.
+
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use steeple_pki::{Bundle, KeyType, Signer};
+use steeple_proto::journal::{Entries, Status};
+
+pub use jwt::JwtKey;
+pub use x509::X509Ca;
+
+use crate::config::CaConfig;
+use crate::credentials::Credentials;
+use crate::error::RotationError;
+use crate::rotation::{Authority, SlotId};
+
+pub(crate) use jwt::Jwt;
+pub(crate) use x509::X509;
+
+mod jwt;
+mod x509;
+
+/// One kind of authority: X.509 CA or JWT key, later the WIT key.
+#[async_trait]
+pub(crate) trait Kind: Send + Sync + 'static {
+    /// An authority of this kind, with what signs for it.
+    type Authority: Authority + Send + Sync + std::fmt::Debug + 'static;
+    /// Its entry in the journal.
+    type Row: Row;
+
+    /// The name in log lines: `X509 CA`, `JWT key`.
+    const NAME: &'static str;
+    /// The name in log lines about the journal's slots: `X509CA slot`, `JWT key slot`.
+    const SLOT_NAME: &'static str;
+    /// The name in the texts of the LocalAuthority API: `X.509`, `JWT`.
+    const API_NAME: &'static str;
+    /// What the slot id is appended to for the key manager (CA-04).
+    const KEY_PREFIX: &'static str;
+
+    /// The type of the next key.
+    fn key_type(config: &CaConfig) -> KeyType;
+
+    /// Makes an authority out of a fresh key. The seam for an upstream authority.
+    async fn issue(
+        config: &CaConfig,
+        signer: Arc<dyn Signer>,
+        issued_at: SystemTime,
+    ) -> Result<Self::Authority, RotationError>;
+
+    /// Adds the authority to what is to be appended to the trust bundle.
+    fn add_to_bundle(bundle: &mut Bundle, authority: &Self::Authority);
+
+    /// The bundle holds just this authority, and it may still be prepared or used.
+    fn is_published(bundle: &Bundle, authority: &Self::Authority) -> bool;
+
+    /// The entries of this kind.
+    fn rows(entries: &Entries) -> &Vec<Self::Row>;
+
+    /// The entries of this kind.
+    fn rows_mut(entries: &mut Entries) -> &mut Vec<Self::Row>;
+
+    /// The entry of a newly prepared authority.
+    fn to_row(slot: SlotId, authority: &Self::Authority) -> Self::Row;
+
+    /// What an entry describes, with the key that is in its slot. `None`: the key is another.
+    fn from_row(
+        row: &Self::Row,
+        signer: &Arc<dyn Signer>,
+    ) -> Result<Option<Self::Authority>, RotationError>;
+
+    /// Has new credentials signed by this authority.
+    fn install(credentials: &Credentials, authority: &Self::Authority);
+
+    /// The entry whose id names the row of the whole journal.
+    const NAMES_THE_JOURNAL: bool = false;
+
+    /// Id of the key in the key manager.
+    fn key_id(slot: SlotId) -> String {
+        format!("{}{slot}", Self::KEY_PREFIX)
+    }
+}
+
+/// What every kind of journal entry has.
+pub(crate) trait Row: Clone + Send + Sync {
+    fn slot_id(&self) -> &str;
+    fn authority_id(&self) -> &str;
+    fn issued_at(&self) -> SystemTime;
+    fn not_after(&self) -> SystemTime;
+    fn status(&self) -> Status;
+    fn set_status(&mut self, status: Status);
+    /// `None` for kinds that know no upstream authority.
+    fn upstream_authority_id(&self) -> Option<&str> {
+        None
+    }
+}
+
+/// Seconds since 1970, as the journal has them.
+pub(crate) fn unix(at: SystemTime) -> i64 {
+    at.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs().cast_signed())
+}
+
+/// The reverse of [`unix`].
+pub(crate) fn from_unix(seconds: i64) -> SystemTime {
+    UNIX_EPOCH + Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
+}
+
+fn status_of(number: i32) -> Status {
+    Status::try_from(number).unwrap_or(Status::Unknown)
+}
+
+fn bytes_of(der: &[u8]) -> Bytes {
+    Bytes::copy_from_slice(der)
+}
