@@ -89,9 +89,8 @@ impl Commands {
     pub(crate) fn main(&self, args: &[String], env: &mut Env) -> i32 {
         let words = args.iter().take_while(|arg| !arg.starts_with('-')).count();
         let flags_begin = args.iter().position(|arg| arg == "--").unwrap_or(args.len());
-        let wants = |names: [&str; 3]| {
-            args[..flags_begin].iter().any(|arg| names.contains(&arg.as_str()))
-        };
+        let wants =
+            |names: [&str; 3]| args[..flags_begin].iter().any(|arg| names.contains(&arg.as_str()));
         let help = wants(["-h", "-help", "--help"]);
         if words == 0 && wants(["-v", "-version", "--version"]) {
             env.err(&format!("{}\n", self.version));

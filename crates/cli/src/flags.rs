@@ -12,6 +12,7 @@ enum Kind {
     Text,
     Integer,
     Duration,
+    DurationValue,
     Switch,
     /// `true`, `false`, or anything else for "both" (the agent filters).
     Tristate,
@@ -80,9 +81,13 @@ impl FlagSet {
 
     /// A Go duration (`1h30m`).
     pub fn duration(&mut self, name: &'static str, default: Duration, usage: &'static str) {
-        let default =
-            if default.is_zero() { String::new() } else { duration::format_go(default) };
+        let default = if default.is_zero() { String::new() } else { duration::format_go(default) };
         self.define(name, Kind::Duration, default, usage);
+    }
+
+    /// A Go duration that Go's usage text calls a mere value.
+    pub fn duration_value(&mut self, name: &'static str, default: Duration, usage: &'static str) {
+        self.define(name, Kind::DurationValue, duration::format_go(default), usage);
     }
 
     /// A boolean flag, false unless given.
@@ -171,7 +176,11 @@ impl FlagSet {
                 Kind::Integer => " int",
                 Kind::Duration => " duration",
                 Kind::Switch | Kind::Mention => "",
-                Kind::Tristate | Kind::Repeated | Kind::CommaList | Kind::Output => " value",
+                Kind::DurationValue
+                | Kind::Tristate
+                | Kind::Repeated
+                | Kind::CommaList
+                | Kind::Output => " value",
             };
             let _ = write!(text, "  -{name}{kind}\n    \t{}", flag.usage);
             match flag.kind {
@@ -246,9 +255,8 @@ fn check(
     value: String,
     earlier: Option<&Vec<String>>,
 ) -> Result<String, FlagError> {
-    let invalid = |why: &str| {
-        Err(FlagError::Bad(format!("invalid value {value:?} for flag -{name}: {why}")))
-    };
+    let invalid =
+        |why: &str| Err(FlagError::Bad(format!("invalid value {value:?} for flag -{name}: {why}")));
     match kind {
         Kind::Text | Kind::Repeated | Kind::CommaList | Kind::Tristate => Ok(value),
         Kind::Mention => Ok("true".to_owned()),
@@ -263,7 +271,7 @@ fn check(
             Ok(number) => Ok(number.to_string()),
             Err(why) => invalid(why),
         },
-        Kind::Duration => match duration::parse_go(&value) {
+        Kind::Duration | Kind::DurationValue => match duration::parse_go(&value) {
             Ok(_) => Ok(value),
             Err(_) => invalid("parse error"),
         },

@@ -92,9 +92,6 @@ mod tests {
     #[test]
     fn nulls_go_and_keys_are_sorted_at_every_depth() {
         let value = serde_json::json!({"b": null, "c": [null, {"z": 1, "a": null}], "a": "<&>"});
-        assert_eq!(
-            line(&tidy(value)),
-            "{\"a\":\"\\u003c\\u0026\\u003e\",\"c\":[{\"z\":1}]}\n"
-        );
+        assert_eq!(line(&tidy(value)), "{\"a\":\"\\u003c\\u0026\\u003e\",\"c\":[{\"z\":1}]}\n");
     }
 }

@@ -1,0 +1,54 @@
+//! `healthcheck`.
+
+use async_trait::async_trait;
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+
+use super::SOCKET;
+use crate::client;
+use crate::dispatch::{Failure, Verb};
+use crate::{Env, FlagSet};
+
+pub(super) struct HealthCheck;
+
+#[async_trait]
+impl Verb for HealthCheck {
+    fn path(&self) -> &'static str {
+        "healthcheck"
+    }
+
+    fn synopsis(&self) -> &'static str {
+        "Determines server health status"
+    }
+
+    fn flags(&self, flags: &mut FlagSet) {
+        SOCKET.declare(flags);
+        flags.switch("shallow", "Perform a less stringent health check");
+        flags.switch("verbose", "Print verbose information");
+    }
+
+    async fn run(&self, flags: &FlagSet, env: &mut Env) -> Result<(), Failure> {
+        let verbose = flags.is_set("verbose");
+        if verbose {
+            env.out("Checking server health...\n");
+        }
+        let mut client = HealthClient::new(SOCKET.channel(flags, env)?);
+        let request = HealthCheckRequest { service: String::new() };
+        let status = match client.check(request).await {
+            Ok(response) => response.into_inner().status(),
+            Err(status) => {
+                if verbose {
+                    env.err(&format!("Failed to check health: {}\n", client::rpc(&status)));
+                }
+                return Err("server is unhealthy: unable to determine health".into());
+            }
+        };
+        if status != ServingStatus::Serving {
+            let status = status.as_str_name();
+            return Err(format!("server is unhealthy: server returned status {status:?}").into());
+        }
+        env.out("Server is healthy.\n");
+        Ok(())
+    }
+}
