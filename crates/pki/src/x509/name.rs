@@ -62,12 +62,12 @@ impl DistinguishedName {
     fn lists(&self) -> [(&'static [u8], &[String]); 7] {
         [
             (oid::COUNTRY, &self.country),
-            (oid::ORGANIZATION, &self.organization),
-            (oid::ORGANIZATIONAL_UNIT, &self.organizational_unit),
-            (oid::LOCALITY, &self.locality),
             (oid::PROVINCE, &self.province),
+            (oid::LOCALITY, &self.locality),
             (oid::STREET_ADDRESS, &self.street_address),
             (oid::POSTAL_CODE, &self.postal_code),
+            (oid::ORGANIZATION, &self.organization),
+            (oid::ORGANIZATIONAL_UNIT, &self.organizational_unit),
         ]
     }
 
