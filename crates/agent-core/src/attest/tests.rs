@@ -1,0 +1,107 @@
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use steeple_plugin::Code;
+use tokio::net::UnixStream;
+
+use super::*;
+
+struct Fake {
+    name: &'static str,
+    answer: Result<&'static str, &'static str>,
+    takes: Duration,
+    running: AtomicUsize,
+    most: AtomicUsize,
+}
+
+impl Fake {
+    fn new(name: &'static str, answer: Result<&'static str, &'static str>) -> Arc<Self> {
+        Self::slow(name, answer, Duration::ZERO)
+    }
+
+    fn slow(
+        name: &'static str,
+        answer: Result<&'static str, &'static str>,
+        takes: Duration,
+    ) -> Arc<Self> {
+        Arc::new(Self { name, answer, takes, running: 0.into(), most: 0.into() })
+    }
+}
+
+#[async_trait]
+impl WorkloadAttestor for Fake {
+    fn name(&self) -> &str {
+        self.name
+    }
+
+    async fn attest(&self, _: i32) -> Result<Vec<Selector>, PluginError> {
+        let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
+        self.most.fetch_max(running, Ordering::SeqCst);
+        tokio::time::sleep(self.takes).await;
+        self.running.fetch_sub(1, Ordering::SeqCst);
+        match self.answer {
+            Ok(value) => Ok(vec![Selector::new(self.name, value)]),
+            Err(message) => Err(PluginError { code: Code::Internal, message: message.into() }),
+        }
+    }
+}
+
+fn with(attestors: &[Arc<Fake>], limits: AttestLimits) -> WorkloadAttestation {
+    let attestors = attestors.iter().map(|fake| fake.clone() as Arc<dyn WorkloadAttestor>);
+    WorkloadAttestation::new(attestors.collect(), limits, -1)
+}
+
+fn caller() -> (UnixStream, Peer) {
+    let (ours, theirs) = UnixStream::pair().unwrap();
+    (theirs, Peer::of(&ours).unwrap())
+}
+
+#[tokio::test]
+async fn what_the_attestors_found_is_merged_and_sorted() {
+    let attestation =
+        with(&[Fake::new("unix", Ok("uid:1")), Fake::new("docker", Ok("x"))], Default::default());
+    let (_stream, peer) = caller();
+    assert_eq!(attestation.attest(&peer).await.unwrap().to_string(), "docker:x,unix:uid:1");
+}
+
+#[tokio::test]
+async fn one_failure_is_survived_all_are_not() {
+    let (_stream, peer) = caller();
+    let some =
+        with(&[Fake::new("unix", Ok("uid:1")), Fake::new("docker", Err("no"))], Default::default());
+    assert_eq!(some.attest(&peer).await.unwrap().to_string(), "unix:uid:1");
+    let all = with(&[Fake::new("docker", Err("no"))], Default::default());
+    let error = all.attest(&peer).await.unwrap_err().to_string();
+    assert_eq!(error, "workload attestor \"docker\" failed: no");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attestor_that_hangs_costs_its_deadline_only() {
+    let slow = Fake::slow("docker", Ok("x"), Duration::from_secs(600));
+    let attestation = with(&[Fake::new("unix", Ok("uid:1")), slow], Default::default());
+    let (_stream, peer) = caller();
+    assert_eq!(attestation.attest(&peer).await.unwrap().to_string(), "unix:uid:1");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_flood_of_one_user_takes_no_more_than_its_share() {
+    let fake = Fake::slow("unix", Ok("uid:1"), Duration::from_secs(1));
+    let limits = AttestLimits { running: 8, running_per_uid: 3, ..Default::default() };
+    let attestation = with(std::slice::from_ref(&fake), limits);
+    let (_stream, peer) = caller();
+    let calls = (0..30).map(|_| attestation.attest(&peer));
+    assert!(join_all(calls).await.iter().all(Result::is_ok));
+    assert_eq!(fake.most.load(Ordering::SeqCst), 3);
+    assert!(attestation.shares().is_empty(), "shares do not pile up");
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_waits_too_long_is_turned_away() {
+    let fake = Fake::slow("unix", Ok("uid:1"), Duration::from_secs(20));
+    let limits = AttestLimits { running_per_uid: 1, ..Default::default() };
+    let attestation = with(std::slice::from_ref(&fake), limits);
+    let (_stream, peer) = caller();
+    let outcomes = join_all((0..3).map(|_| attestation.attest(&peer))).await;
+    assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 2);
+    assert!(matches!(outcomes[2], Err(AttestError::Overloaded)));
+}

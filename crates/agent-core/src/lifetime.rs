@@ -1,0 +1,107 @@
+//! When an SVID is due for renewal.
+//!
+//! An SVID is renewed when what is left of it is half its lifetime, give or
+//! take a tenth of that half, so that a fleet started together does not renew
+//! together. With an availability target it is renewed once only the target
+//! and up to ten minutes are left, if the lifetime leaves twelve hours besides.
+
+use std::time::{Duration, SystemTime};
+
+/// How early SVIDs are renewed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RenewalRule {
+    /// The time an SVID must outlive an outage (`availability_target`).
+    pub availability_target: Option<Duration>,
+}
+
+impl RenewalRule {
+    /// The moment at which an SVID that holds from `begin` to `end` is due.
+    /// `dice` in `0.0..1.0` places it inside the window; roll it once per SVID.
+    pub fn due(&self, begin: SystemTime, end: SystemTime, dice: f64) -> SystemTime {
+        let lifetime = end.duration_since(begin).unwrap_or_default();
+        let dice = dice.clamp(0.0, 1.0);
+        let half = lifetime.mul_f64(0.45 + 0.1 * dice);
+        let remaining = match self.availability_target {
+            Some(target) if !Self::too_short(lifetime, target) => {
+                half.max(target + AVAILABILITY_JITTER.mul_f64(dice))
+            }
+            _ => half,
+        };
+        end - remaining.min(lifetime)
+    }
+
+    /// Whether an SVID of that lifetime cannot honour the availability target,
+    /// so that half its lifetime decides after all.
+    pub fn falls_back(&self, lifetime: Duration) -> bool {
+        self.availability_target.is_some_and(|target| Self::too_short(lifetime, target))
+    }
+
+    fn too_short(lifetime: Duration, target: Duration) -> bool {
+        lifetime.saturating_sub(target) <= GRACE
+    }
+}
+
+/// Whether something that holds until `end` is over, one second early so that
+/// the server's clock need not agree to the second.
+pub fn expired(end: SystemTime, now: SystemTime) -> bool {
+    now + Duration::from_secs(1) >= end
+}
+
+const GRACE: Duration = Duration::from_secs(12 * 60 * 60);
+const AVAILABILITY_JITTER: Duration = Duration::from_secs(10 * 60);
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const NOON: SystemTime = SystemTime::UNIX_EPOCH;
+
+    #[test]
+    fn due_at_half_life_give_or_take_a_tenth() {
+        let rule = RenewalRule::default();
+        let minutes =
+            |dice| rule.due(NOON, NOON + HOUR, dice).duration_since(NOON).unwrap().as_secs() / 60;
+        assert_eq!(minutes(0.5), 30);
+        assert_eq!(minutes(0.0), 33);
+        assert_eq!(minutes(1.0), 27);
+    }
+
+    #[test]
+    fn an_availability_target_brings_renewal_forward() {
+        let rule = RenewalRule { availability_target: Some(24 * HOUR) };
+        let left = |lifetime: Duration| {
+            let end = NOON + lifetime;
+            end.duration_since(rule.due(NOON, end, 0.5)).unwrap()
+        };
+        assert_eq!(left(40 * HOUR), 24 * HOUR + Duration::from_secs(300));
+        assert_eq!(left(100 * HOUR), 50 * HOUR, "half the life comes first");
+    }
+
+    #[test]
+    fn a_lifetime_too_short_for_the_target_falls_back() {
+        let rule = RenewalRule { availability_target: Some(24 * HOUR) };
+        assert!(rule.falls_back(36 * HOUR));
+        assert!(!rule.falls_back(36 * HOUR + Duration::from_secs(1)));
+        assert!(!RenewalRule::default().falls_back(HOUR));
+        assert_eq!(rule.due(NOON, NOON + HOUR, 0.5), NOON + HOUR / 2);
+    }
+
+    #[test]
+    fn expiry_is_seen_one_second_early() {
+        assert!(!expired(NOON + Duration::from_secs(2), NOON));
+        assert!(expired(NOON + Duration::from_secs(1), NOON));
+    }
+
+    proptest! {
+        #[test]
+        fn always_due_within_the_lifetime(life in 0u64..10_000_000, target in proptest::option::of(86_400u64..1_000_000), dice in 0.0f64..1.0) {
+            let rule = RenewalRule { availability_target: target.map(Duration::from_secs) };
+            let end = NOON + Duration::from_secs(life);
+            let due = rule.due(NOON, end, dice);
+            prop_assert!(due >= NOON && due <= end);
+        }
+    }
+}
