@@ -187,11 +187,11 @@ mod tests {
         assert_eq!(tasks.join().await, Ok(()));
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn a_watcher_that_holds_on_costs_the_grace_and_no_more() {
         let (drain, watcher) = channel();
         assert!(!watcher.is_signalled());
-        assert!(!drain.drain(SOON).await);
+        assert!(!drain.drain(Duration::from_millis(20)).await);
         assert!(watcher.is_signalled());
     }
 

@@ -1,0 +1,253 @@
+//! The table of built-in plugins: which there are, and how one is made of its settings.
+
+use std::sync::Arc;
+
+use steeple_hcl::Block;
+use steeple_plugin::{
+    Code, HostContext, KeyManager, Kind, NodeEvidence, PluginError, WorkloadAttestor,
+};
+
+use crate::key_manager::{disk, memory};
+use crate::node_attestor::join_token;
+use crate::workload_attestor::unix;
+
+/// How much of a wrong name an error repeats.
+const MAX_ECHO: usize = 64;
+
+/// Which of the two programs a plugin runs in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Side {
+    /// `spire-agent`.
+    Agent,
+    /// `spire-server`.
+    Server,
+}
+
+/// A row of the table.
+#[derive(Clone, Copy)]
+pub struct Builtin {
+    /// Where it runs.
+    pub side: Side,
+    /// What kind it is.
+    pub kind: Kind,
+    /// Its name in configuration.
+    pub name: &'static str,
+    check: fn(Option<&Block>) -> Result<Vec<String>, PluginError>,
+    make: Make,
+}
+
+type Made<T> = Result<Arc<T>, PluginError>;
+
+#[derive(Clone, Copy)]
+enum Make {
+    KeyManager(fn(Option<&Block>, &HostContext) -> Made<dyn KeyManager>),
+    NodeEvidence(fn(Option<&Block>, &HostContext) -> Made<dyn NodeEvidence>),
+    WorkloadAttestor(fn(Option<&Block>, &HostContext) -> Made<dyn WorkloadAttestor>),
+    /// Lives in the server's core; only its settings are known here.
+    Core,
+}
+
+/// Every built-in plugin, sorted by side, kind and name.
+pub static BUILTINS: &[Builtin] = &[
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::KeyManager,
+        name: disk::NAME,
+        check: |data| disk::check_agent(data).map(no_notes),
+        make: Make::KeyManager(disk::agent_from_config),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::KeyManager,
+        name: memory::NAME,
+        check: |data| memory::check(data).map(no_notes),
+        make: Make::KeyManager(memory::from_config),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::NodeAttestor,
+        name: join_token::NAME,
+        check: |data| join_token::check_agent(data).map(no_notes),
+        make: Make::NodeEvidence(join_token::from_config),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::WorkloadAttestor,
+        name: unix::NAME,
+        check: |data| unix::check(data).map(no_notes),
+        make: Make::WorkloadAttestor(unix::from_config),
+    },
+    Builtin {
+        side: Side::Server,
+        kind: Kind::KeyManager,
+        name: disk::NAME,
+        check: |data| disk::check_server(data).map(no_notes),
+        make: Make::KeyManager(disk::server_from_config),
+    },
+    Builtin {
+        side: Side::Server,
+        kind: Kind::KeyManager,
+        name: memory::NAME,
+        check: |data| memory::check(data).map(no_notes),
+        make: Make::KeyManager(memory::from_config),
+    },
+    Builtin {
+        side: Side::Server,
+        kind: Kind::NodeAttestor,
+        name: join_token::NAME,
+        check: join_token::server_notes,
+        make: Make::Core,
+    },
+];
+
+/// The built-in plugins of SPIRE that are not here yet, sorted likewise.
+static NOT_YET: &[(Side, Kind, &[&str])] = &[
+    (
+        Side::Agent,
+        Kind::NodeAttestor,
+        &[
+            "aws_iid",
+            "azure_imds",
+            "azure_msi",
+            "gcp_iit",
+            "http_challenge",
+            "k8s_psat",
+            "sshpop",
+            "tpm_devid",
+            "x509pop",
+        ],
+    ),
+    (Side::Agent, Kind::SvidStore, &["aws_secretsmanager", "gcp_secretmanager"]),
+    (Side::Agent, Kind::WorkloadAttestor, &["docker", "k8s", "slurm", "systemd", "windows"]),
+    (
+        Side::Server,
+        Kind::BundlePublisher,
+        &[
+            "aws_rolesanywhere_trustanchor",
+            "aws_s3",
+            "azure_blob",
+            "gcp_cloudstorage",
+            "k8s_configmap",
+        ],
+    ),
+    (Side::Server, Kind::CredentialComposer, &["uniqueid"]),
+    (Side::Server, Kind::KeyManager, &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"]),
+    (
+        Side::Server,
+        Kind::NodeAttestor,
+        &[
+            "aws_iid",
+            "azure_imds",
+            "azure_msi",
+            "gcp_iit",
+            "http_challenge",
+            "k8s_psat",
+            "sshpop",
+            "tpm_devid",
+            "x509pop",
+        ],
+    ),
+    (Side::Server, Kind::Notifier, &["gcs_bundle", "k8sbundle"]),
+    (
+        Side::Server,
+        Kind::UpstreamAuthority,
+        &["aws_pca", "awssecret", "cert-manager", "disk", "gcp_cas", "spire", "vault"],
+    ),
+];
+
+/// The built-in plugin of this name.
+pub fn find(side: Side, kind: Kind, name: &str) -> Option<&'static Builtin> {
+    BUILTINS.iter().find(|it| (it.side, it.kind, it.name) == (side, kind, name))
+}
+
+/// Whether SPIRE has a built-in plugin of this name that is not here yet.
+pub fn is_not_yet_available(side: Side, kind: Kind, name: &str) -> bool {
+    NOT_YET.iter().any(|(of_side, of_kind, names)| {
+        (*of_side, *of_kind) == (side, kind) && names.contains(&name)
+    })
+}
+
+/// Makes the key manager that a configuration asks for; no `data` is no `plugin_data`.
+///
+/// # Errors
+/// When there is no such plugin, its settings are wrong, or what it stands on cannot be used.
+pub fn key_manager(
+    side: Side,
+    name: &str,
+    data: Option<&Block>,
+    host: &HostContext,
+) -> Result<Arc<dyn KeyManager>, PluginError> {
+    match find(side, Kind::KeyManager, name).map(|builtin| builtin.make) {
+        Some(Make::KeyManager(make)) => make(data, host),
+        _ => Err(missing(side, Kind::KeyManager, name)),
+    }
+}
+
+/// Makes the agent's half of the node attestor that a configuration asks for.
+///
+/// An agent with a join token does not ask here; it has
+/// [`JoinToken`](crate::node_attestor::join_token::JoinToken).
+///
+/// # Errors
+/// As [`key_manager`].
+pub fn node_evidence(
+    name: &str,
+    data: Option<&Block>,
+    host: &HostContext,
+) -> Result<Arc<dyn NodeEvidence>, PluginError> {
+    match find(Side::Agent, Kind::NodeAttestor, name).map(|builtin| builtin.make) {
+        Some(Make::NodeEvidence(make)) => make(data, host),
+        _ => Err(missing(Side::Agent, Kind::NodeAttestor, name)),
+    }
+}
+
+/// Makes the workload attestor that a configuration asks for.
+///
+/// # Errors
+/// As [`key_manager`].
+pub fn workload_attestor(
+    name: &str,
+    data: Option<&Block>,
+    host: &HostContext,
+) -> Result<Arc<dyn WorkloadAttestor>, PluginError> {
+    match find(Side::Agent, Kind::WorkloadAttestor, name).map(|builtin| builtin.make) {
+        Some(Make::WorkloadAttestor(make)) => make(data, host),
+        _ => Err(missing(Side::Agent, Kind::WorkloadAttestor, name)),
+    }
+}
+
+/// Examines the settings of a plugin as making it would, and touches nothing; gives what the
+/// plugin has to remark, as `validate` prints it.
+///
+/// # Errors
+/// When there is no such plugin, or its settings are wrong.
+pub fn validate(
+    side: Side,
+    kind: Kind,
+    name: &str,
+    data: Option<&Block>,
+) -> Result<Vec<String>, PluginError> {
+    match find(side, kind, name) {
+        Some(builtin) => (builtin.check)(data),
+        None => Err(missing(side, kind, name)),
+    }
+}
+
+fn no_notes((): ()) -> Vec<String> {
+    Vec::new()
+}
+
+fn missing(side: Side, kind: Kind, name: &str) -> PluginError {
+    let shown: String = name.chars().take(MAX_ECHO).collect();
+    let (code, message) = match is_not_yet_available(side, kind, name) {
+        true => (
+            Code::Unimplemented,
+            format!("built-in plugin {shown:?} for type \"{kind}\" is not available yet"),
+        ),
+        false => (Code::NotFound, format!("no built-in plugin {shown:?} for type \"{kind}\"")),
+    };
+    PluginError { code, message }
+}
+
+#[cfg(test)]
+mod tests;

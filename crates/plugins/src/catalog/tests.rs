@@ -1,0 +1,108 @@
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+use serde::Deserialize;
+use steeple_spiffe::TrustDomain;
+
+use super::*;
+
+fn host() -> HostContext {
+    HostContext::new(TrustDomain::parse("example.org").unwrap())
+}
+
+#[test]
+fn the_table_is_sorted_and_names_a_plugin_once() {
+    let keys: Vec<_> = BUILTINS.iter().map(|it| (it.side, it.kind, it.name)).collect();
+    assert!(keys.is_sorted_by(|left, right| left < right), "{keys:?}");
+    for (side, kind, names) in NOT_YET {
+        assert!(names.is_sorted(), "{names:?}");
+        for name in *names {
+            assert!(find(*side, *kind, name).is_none(), "{name} is here by now");
+        }
+    }
+}
+
+#[test]
+fn what_is_not_here_yet_is_told_from_what_is_nowhere() {
+    let error = |name| workload_attestor(name, None, &host()).err().unwrap();
+    assert_eq!(
+        error("k8s").to_string(),
+        "built-in plugin \"k8s\" for type \"WorkloadAttestor\" is not available yet"
+    );
+    assert_eq!(error("k8s").code, Code::Unimplemented);
+    assert_eq!(
+        error("k9s").to_string(),
+        "no built-in plugin \"k9s\" for type \"WorkloadAttestor\""
+    );
+    assert!(error(&"x".repeat(10_000)).to_string().len() < 200);
+    let error = key_manager(Side::Agent, "aws_kms", None, &host()).err().unwrap();
+    assert_eq!(error.code, Code::NotFound, "the agent has no such plugin anywhere");
+}
+
+#[tokio::test]
+async fn each_kind_is_made_by_name() {
+    assert!(key_manager(Side::Server, "memory", None, &host()).is_ok());
+    let dir = tempfile::tempdir().unwrap();
+    let data = format!("keys_path = \"{}/keys.json\"", dir.path().display());
+    let data = Block::parse(&data).unwrap();
+    let manager = key_manager(Side::Server, "disk", Some(&data), &host()).unwrap();
+    assert!(manager.keys().await.unwrap().is_empty());
+    assert_eq!(workload_attestor("unix", None, &host()).unwrap().name(), "unix");
+    assert_eq!(node_evidence("join_token", None, &host()).unwrap().name(), "join_token");
+}
+
+#[test]
+fn validation_touches_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("agent");
+    let data = Block::parse(&format!("directory = \"{}\"", path.display())).unwrap();
+    validate(Side::Agent, Kind::KeyManager, "disk", Some(&data)).unwrap();
+    assert!(!path.exists());
+}
+
+#[derive(Deserialize)]
+struct Sample {
+    plugins: HashMap<String, HashMap<String, Plugin>>,
+}
+
+#[derive(Deserialize)]
+struct Plugin {
+    plugin_data: Option<Block>,
+}
+
+/// The HCL samples in a README.
+fn samples(readme: &str) -> Vec<String> {
+    let blocks = readme.split("```hcl\n").skip(1);
+    blocks.map(|block| block.split("```").next().unwrap().to_owned()).collect()
+}
+
+#[test]
+fn every_plugin_has_a_readme_whose_samples_are_valid_for_a_side() {
+    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    for builtin in BUILTINS {
+        let folder = match builtin.kind {
+            Kind::KeyManager => "key_manager",
+            Kind::NodeAttestor => "node_attestor",
+            Kind::WorkloadAttestor => "workload_attestor",
+            other => panic!("no folder for {other}"),
+        };
+        let path = source.join(folder).join(builtin.name).join("README.md");
+        let readme = fs::read_to_string(&path).unwrap_or_else(|_| panic!("{}", path.display()));
+        let samples = samples(&readme);
+        assert!(!samples.is_empty(), "{} has no sample", path.display());
+        let mut valid = 0;
+        for sample in samples {
+            let parsed = Block::parse(&sample).unwrap().decode::<Sample>().unwrap();
+            assert!(parsed.unknown.is_empty());
+            for (kind, plugins) in &parsed.value.plugins {
+                for (name, plugin) in plugins {
+                    assert_eq!((kind.as_str(), name.as_str()), (builtin.kind.name(), builtin.name));
+                    let data = plugin.plugin_data.as_ref();
+                    valid += usize::from((builtin.check)(data).is_ok());
+                }
+            }
+        }
+        assert!(valid > 0, "no sample in {} fits the {:?}", path.display(), builtin.side);
+    }
+}

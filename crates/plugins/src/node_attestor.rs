@@ -1,0 +1,3 @@
+//! Built-in node attestors.
+
+pub mod join_token;

@@ -1,0 +1,3 @@
+//! Built-in workload attestors.
+
+pub mod unix;
