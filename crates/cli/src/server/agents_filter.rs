@@ -96,7 +96,7 @@ fn check_date(text: &str) -> Result<(), Failure> {
     }
     Err(format!(
         "date is not valid: parsing time {text:?} as \"2006-01-02 15:04:05 -0700 -07\": \
-         cannot parse it in that layout"
+         cannot parse {text:?} as \"2006\""
     )
     .into())
 }
