@@ -1,0 +1,106 @@
+//! The change feed's types: a snapshot, a place in the history, and what came after it.
+
+use std::fmt;
+
+use steeple_spiffe::SpiffeId;
+
+use crate::model::{AttestedNode, Entry};
+
+/// A place in the database's history. Opaque; only good for [`crate::Store::changes_since`] of
+/// the database it came from, and recognised as foreign there if that database was replaced.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Revision {
+    pub(crate) entries: Cursor,
+    pub(crate) nodes: Cursor,
+}
+
+/// The last event that was seen in one event table.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub(crate) struct Cursor {
+    /// The event's id; 0 = none yet.
+    pub(crate) id: i64,
+    /// What the event row said, to tell it from another event of the same id in a database that
+    /// was restored from a copy. Empty = unknown (the row had been pruned already).
+    pub(crate) mark: String,
+}
+
+impl fmt::Debug for Revision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Revision({}, {})", self.entries.id, self.nodes.id)
+    }
+}
+
+/// Everything that the authorised-entry index is made of, read in one transaction.
+#[derive(Clone, Debug)]
+pub struct Snapshot {
+    /// The place in the history at which the snapshot is true.
+    pub revision: Revision,
+    /// All entries, oldest first.
+    pub entries: Vec<Entry>,
+    /// All agents with their selectors, oldest first.
+    pub nodes: Vec<AttestedNode>,
+}
+
+/// What `changes_since` answers.
+#[derive(Clone, Debug)]
+pub enum Since {
+    /// Everything that changed, nothing skipped.
+    Changes(Changes),
+    /// The history between then and now is no longer known: take a new snapshot.
+    ResnapshotNeeded(ResnapshotReason),
+}
+
+/// Why only a new snapshot helps.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ResnapshotReason {
+    /// Events after the revision have been pruned before they were read.
+    #[error("events were pruned before they were read")]
+    Pruned,
+    /// The database is older than the revision, or another one: replaced or restored.
+    #[error("the database was replaced or restored")]
+    Replaced,
+    /// An event in the middle is missing, so that what it said is unknown.
+    #[error("an event is missing")]
+    Gap,
+    /// So much happened since that a snapshot is the faster way.
+    #[error("too many events to read one by one")]
+    TooMany,
+}
+
+/// What changed after a revision, and the revision this leads to.
+#[derive(Clone, Debug)]
+pub struct Changes {
+    /// Where to go on from.
+    pub revision: Revision,
+    /// Entries that were touched, each once, with what they are *now*.
+    pub entries: Vec<EntryChange>,
+    /// Agents that were touched, each once, with what they are *now*.
+    pub nodes: Vec<NodeChange>,
+}
+
+impl Changes {
+    /// Nothing was touched.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty() && self.nodes.is_empty()
+    }
+}
+
+/// An entry that was touched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct EntryChange {
+    /// The entry's id.
+    pub entry_id: String,
+    /// The entry as it stands; `None` = it is gone.
+    pub entry: Option<Entry>,
+}
+
+/// An agent that was touched.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct NodeChange {
+    /// The agent's id.
+    pub spiffe_id: SpiffeId,
+    /// The agent as it stands; `None` = it is gone.
+    pub node: Option<AttestedNode>,
+}

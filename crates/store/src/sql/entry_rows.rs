@@ -1,0 +1,269 @@
+//! Rows to entries. What belongs to many entries is read in a few statements, never per entry.
+
+use std::collections::HashMap;
+
+use prost::Message as _;
+use sea_orm::sea_query::{Cond, Condition, Expr, ExprTrait, Order, Query, SelectStatement};
+use steeple_proto::spire::common::registration_entry::AdditionalAttributes;
+use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
+
+use super::tx::{Row, Tx};
+use super::{BUNDLES, DNS_NAMES, ENTRIES, FEDERATED_ENTRIES, IN_LIST, SELECTORS, pages};
+use crate::error::{StoreError, excerpt};
+use crate::model::{Entry, Page};
+
+/// An entry with the id of its row.
+pub(super) struct StoredEntry {
+    pub(super) row_id: i64,
+    pub(super) entry: Entry,
+}
+
+/// Entries of one page, and the last row id that was looked at.
+pub(super) struct EntryPage {
+    pub(super) entries: Vec<StoredEntry>,
+    pub(super) last_id: Option<i64>,
+}
+
+/// The entries that fit a condition on their row.
+pub(super) async fn find(
+    tx: &Tx,
+    fits: Condition,
+    page: Option<&Page>,
+) -> Result<EntryPage, StoreError> {
+    let mut select = select_entries();
+    select.cond_where(fits);
+    pages::apply(tx.dialect, &mut select, page)?;
+    tx.lock_rows(&mut select);
+    let rows = tx.all(&select).await?;
+    load(tx, &rows, Reach::Listed).await
+}
+
+/// The entry with an id.
+pub(super) async fn find_by_entry_id(
+    tx: &Tx,
+    entry_id: &str,
+) -> Result<Option<StoredEntry>, StoreError> {
+    let found = find(tx, Cond::all().add(Expr::col("entry_id").eq(entry_id)), None).await?;
+    match (found.entries.into_iter().next(), found.last_id) {
+        (Some(entry), _) => Ok(Some(entry)),
+        (None, None) => Ok(None),
+        (None, Some(row)) => Err(StoreError::sql(&format!("the entry in row {row} is malformed"))),
+    }
+}
+
+/// All entries, in the order of creation.
+pub(super) async fn find_all(tx: &Tx) -> Result<Vec<Entry>, StoreError> {
+    const ROWS_PER_READ: usize = 5_000;
+    let mut all = Vec::new();
+    let mut page = Page { token: None, size: ROWS_PER_READ };
+    loop {
+        let mut select = select_entries();
+        pages::apply(tx.dialect, &mut select, Some(&page))?;
+        let rows = tx.all(&select).await?;
+        let read = load(tx, &rows, Reach::Contiguous).await?;
+        all.extend(read.entries.into_iter().map(|stored| stored.entry));
+        page.token = pages::next_token(Some(&page), read.last_id);
+        if page.token.is_none() {
+            return Ok(all);
+        }
+    }
+}
+
+fn select_entries() -> SelectStatement {
+    let mut select = Query::select();
+    select
+        .columns([
+            "id",
+            "entry_id",
+            "spiffe_id",
+            "parent_id",
+            "ttl",
+            "jwt_svid_ttl",
+            "admin",
+            "downstream",
+            "expiry",
+            "revision_number",
+            "store_svid",
+            "hint",
+            "additional_attributes",
+            "created_at",
+        ])
+        .from(ENTRIES);
+    select
+}
+
+/// Whether rows were picked, or are all there are between the first and the last.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Listed,
+    Contiguous,
+}
+
+/// Which rows of a table that belongs to entries are wanted.
+enum Wanted {
+    Between(i64, i64),
+    OneOf(Vec<i64>),
+}
+
+impl Wanted {
+    fn of(ids: &[i64], reach: Reach) -> Vec<Self> {
+        match (reach, ids) {
+            (_, []) => Vec::new(),
+            (Reach::Contiguous, [first, .., last]) => vec![Self::Between(*first, *last)],
+            _ => ids.chunks(IN_LIST).map(|ids| Self::OneOf(ids.to_vec())).collect(),
+        }
+    }
+
+    fn of_column(&self, column: (&'static str, &'static str)) -> Expr {
+        match self {
+            Self::Between(first, last) => Expr::col(column).between(*first, *last),
+            Self::OneOf(ids) => Expr::col(column).is_in(ids.iter().copied()),
+        }
+    }
+}
+
+async fn load(tx: &Tx, rows: &[Row], reach: Reach) -> Result<EntryPage, StoreError> {
+    let mut ids = Vec::with_capacity(rows.len());
+    let mut entries = Vec::with_capacity(rows.len());
+    let mut places = HashMap::with_capacity(rows.len());
+    for row in rows {
+        let row_id: i64 = row.get(0)?;
+        ids.push(row_id);
+        match read_entry(row)? {
+            Ok(entry) => {
+                places.insert(row_id, entries.len());
+                entries.push(StoredEntry { row_id, entry });
+            }
+            // Somebody else's row; it grants nothing, and must not keep the others from
+            // granting something.
+            Err(reason) => tracing::warn!(
+                subsystem_name = "sql",
+                row = row_id,
+                error = %reason,
+                "Skipping a malformed registration entry"
+            ),
+        }
+    }
+    for wanted in Wanted::of(&ids, reach) {
+        add_selectors(tx, &wanted, &places, &mut entries).await?;
+        add_dns_names(tx, &wanted, &places, &mut entries).await?;
+        add_trust_domains(tx, &wanted, &places, &mut entries).await?;
+    }
+    for stored in &mut entries {
+        stored.entry.selectors.sort_unstable();
+        stored.entry.selectors.dedup();
+    }
+    Ok(EntryPage { entries, last_id: ids.last().copied() })
+}
+
+/// The outer error is the database's, the inner one the row's.
+fn read_entry(row: &Row) -> Result<Result<Entry, String>, StoreError> {
+    let spiffe_id: String = row.get_or_default(2)?;
+    let parent_id: String = row.get_or_default(3)?;
+    let ttls = [row.get_or_default::<i64>(4)?, row.get_or_default::<i64>(5)?];
+    let attributes: Vec<u8> = row.get_or_default(12)?;
+    let parsed = || {
+        let id = |text: &str| {
+            SpiffeId::parse(text).map_err(|error| format!("{}: {error}", excerpt(text)))
+        };
+        let ttl = |ttl: i64| i32::try_from(ttl).map_err(|_| format!("TTL {ttl} is out of range"));
+        let attributes = AdditionalAttributes::decode(attributes.as_slice())
+            .map_err(|error| format!("additional attributes: {error}"))?;
+        Ok((id(&spiffe_id)?, id(&parent_id)?, ttl(ttls[0])?, ttl(ttls[1])?, attributes))
+    };
+    let (spiffe_id, parent_id, x509_svid_ttl, jwt_svid_ttl, attributes) = match parsed() {
+        Ok(parsed) => parsed,
+        Err(reason) => return Ok(Err(reason)),
+    };
+    Ok(Ok(Entry {
+        entry_id: row.get_or_default(1)?,
+        spiffe_id,
+        parent_id,
+        selectors: Vec::new(),
+        x509_svid_ttl,
+        jwt_svid_ttl,
+        federates_with: Vec::new(),
+        admin: row.get_or_default(6)?,
+        downstream: row.get_or_default(7)?,
+        expires_at: row.get_or_default(8)?,
+        dns_names: Vec::new(),
+        revision_number: row.get_or_default(9)?,
+        store_svid: row.get_or_default(10)?,
+        hint: row.get_or_default(11)?,
+        disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
+        jwt_svid_include_jti: attributes.jwt_svid_include_jti,
+        created_at: row.timestamp(13)?.map(super::timestamp::Nanos::rounded_seconds).unwrap_or(0),
+    }))
+}
+
+async fn add_selectors(
+    tx: &Tx,
+    wanted: &Wanted,
+    places: &HashMap<i64, usize>,
+    entries: &mut [StoredEntry],
+) -> Result<(), StoreError> {
+    let mut select = Query::select();
+    select
+        .columns(["registered_entry_id", "type", "value"])
+        .from(SELECTORS)
+        .and_where(wanted.of_column((SELECTORS, "registered_entry_id")));
+    for row in tx.all(&select).await? {
+        // Rows of entries that are gone may lie around from old releases.
+        if let Some(&place) = places.get(&row.get(0)?) {
+            let (kind, value): (String, String) = (row.get_or_default(1)?, row.get_or_default(2)?);
+            entries[place].entry.selectors.push(Selector::new(&kind, &value));
+        }
+    }
+    Ok(())
+}
+
+async fn add_dns_names(
+    tx: &Tx,
+    wanted: &Wanted,
+    places: &HashMap<i64, usize>,
+    entries: &mut [StoredEntry],
+) -> Result<(), StoreError> {
+    let mut select = Query::select();
+    select
+        .columns(["registered_entry_id", "value"])
+        .from(DNS_NAMES)
+        .and_where(wanted.of_column((DNS_NAMES, "registered_entry_id")))
+        .order_by("id", Order::Asc);
+    for row in tx.all(&select).await? {
+        if let Some(&place) = places.get(&row.get(0)?) {
+            entries[place].entry.dns_names.push(row.get_or_default(1)?);
+        }
+    }
+    Ok(())
+}
+
+async fn add_trust_domains(
+    tx: &Tx,
+    wanted: &Wanted,
+    places: &HashMap<i64, usize>,
+    entries: &mut [StoredEntry],
+) -> Result<(), StoreError> {
+    let mut select = Query::select();
+    select
+        .column((FEDERATED_ENTRIES, "registered_entry_id"))
+        .column((BUNDLES, "trust_domain"))
+        .from(FEDERATED_ENTRIES)
+        .inner_join(BUNDLES, Expr::col((BUNDLES, "id")).equals((FEDERATED_ENTRIES, "bundle_id")))
+        .and_where(wanted.of_column((FEDERATED_ENTRIES, "registered_entry_id")))
+        .order_by((BUNDLES, "trust_domain"), Order::Asc);
+    for row in tx.all(&select).await? {
+        if let Some(&place) = places.get(&row.get(0)?) {
+            let name: String = row.get_or_default(1)?;
+            match TrustDomain::from_name_or_id(&name) {
+                Ok(trust_domain) => entries[place].entry.federates_with.push(trust_domain),
+                Err(error) => tracing::warn!(
+                    subsystem_name = "sql",
+                    row = entries[place].row_id,
+                    error = %error,
+                    "Skipping a malformed federated trust domain"
+                ),
+            }
+        }
+    }
+    Ok(())
+}

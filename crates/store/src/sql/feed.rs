@@ -1,0 +1,246 @@
+//! The change feed on the event tables (CH-03 to CH-08); why it cannot skip is in ADR 0002.
+
+use std::collections::HashMap;
+use std::time::SystemTime;
+
+use sea_orm::sea_query::{Cond, Expr, ExprTrait, Order, Query};
+use steeple_spiffe::SpiffeId;
+
+use super::tx::Tx;
+use super::{ENTRY_EVENTS, IN_LIST, NODE_EVENTS, entries, entry_rows, node_rows, timestamp};
+use crate::error::{StoreError, excerpt};
+use crate::feed::{
+    Changes, Cursor, EntryChange, NodeChange, ResnapshotReason, Revision, Since, Snapshot,
+};
+
+/// After more events than this a snapshot costs less than the changes one by one.
+const MAX_EVENTS: i64 = 50_000;
+
+/// An event table and the column that says whom an event is about.
+#[derive(Clone, Copy)]
+struct Events {
+    table: &'static str,
+    subject: &'static str,
+}
+
+const ENTRY: Events = Events { table: ENTRY_EVENTS, subject: "entry_id" };
+const NODE: Events = Events { table: NODE_EVENTS, subject: "spiffe_id" };
+
+/// What happened to one table: where it stands now and who was touched, each once.
+type News = Result<(Cursor, Vec<String>), ResnapshotReason>;
+
+pub(super) async fn snapshot(tx: &Tx) -> Result<Snapshot, StoreError> {
+    Ok(Snapshot {
+        revision: Revision { entries: head(tx, ENTRY).await?, nodes: head(tx, NODE).await? },
+        entries: entry_rows::find_all(tx).await?,
+        nodes: node_rows::find_all(tx).await?,
+    })
+}
+
+pub(super) async fn changes_since(tx: &Tx, after: &Revision) -> Result<Since, StoreError> {
+    let (entry_cursor, entry_ids) = match news(tx, ENTRY, &after.entries).await? {
+        Ok(news) => news,
+        Err(reason) => return Ok(Since::ResnapshotNeeded(reason)),
+    };
+    let (node_cursor, node_ids) = match news(tx, NODE, &after.nodes).await? {
+        Ok(news) => news,
+        Err(reason) => return Ok(Since::ResnapshotNeeded(reason)),
+    };
+    Ok(Since::Changes(Changes {
+        revision: Revision { entries: entry_cursor, nodes: node_cursor },
+        entries: entry_changes(tx, entry_ids).await?,
+        nodes: node_changes(tx, &node_ids).await?,
+    }))
+}
+
+/// Where an event table stands now.
+async fn head(tx: &Tx, events: Events) -> Result<Cursor, StoreError> {
+    let id = newest_id(tx, events).await?;
+    let mark = read_events(tx, events, id).await?.into_iter().next();
+    Ok(Cursor { id, mark: mark.map(Event::into_mark).unwrap_or_default() })
+}
+
+async fn newest_id(tx: &Tx, events: Events) -> Result<i64, StoreError> {
+    let id = tx.dialect.newest_id(&tx.inner, events.table).await;
+    id.map_err(|error| tx.dialect.error(&error))
+}
+
+struct Event {
+    id: i64,
+    subject: String,
+    written_at: String,
+}
+
+impl Event {
+    fn into_mark(self) -> String {
+        self.written_at + " " + &self.subject
+    }
+}
+
+/// The events from an id on, that one included.
+async fn read_events(tx: &Tx, events: Events, from: i64) -> Result<Vec<Event>, StoreError> {
+    let mut select = Query::select();
+    select
+        .columns(["id", events.subject])
+        .expr(Expr::col("created_at").cast_as("TEXT"))
+        .from(events.table)
+        .and_where(Expr::col("id").gte(from))
+        .order_by("id", Order::Asc);
+    let rows = tx.all(&select).await?;
+    rows.iter()
+        .map(|row| {
+            Ok(Event {
+                id: row.get(0)?,
+                subject: row.get_or_default(1)?,
+                written_at: row.get_or_default(2)?,
+            })
+        })
+        .collect()
+}
+
+async fn news(tx: &Tx, events: Events, after: &Cursor) -> Result<News, StoreError> {
+    let newest = newest_id(tx, events).await?;
+    if newest < after.id {
+        return Ok(Err(ResnapshotReason::Replaced));
+    }
+    if newest - after.id > MAX_EVENTS {
+        return Ok(Err(ResnapshotReason::TooMany));
+    }
+    Ok(follow(after, newest, read_events(tx, events, after.id).await?))
+}
+
+/// Checks that every id from the cursor to the newest is there, and gathers who was touched.
+fn follow(after: &Cursor, newest: i64, events: Vec<Event>) -> News {
+    let mut events = events.into_iter().peekable();
+    let mut cursor = after.clone();
+    if let Some(known) = events.next_if(|event| event.id == after.id) {
+        let mark = known.into_mark();
+        if !after.mark.is_empty() && mark != after.mark {
+            return Err(ResnapshotReason::Replaced);
+        }
+        cursor.mark = mark;
+    }
+    let mut subjects = Vec::new();
+    for event in events {
+        if event.id != cursor.id + 1 {
+            let first = cursor.id == after.id;
+            return Err(if first { ResnapshotReason::Pruned } else { ResnapshotReason::Gap });
+        }
+        cursor.id = event.id;
+        subjects.push(event.subject.clone());
+        cursor.mark = event.into_mark();
+    }
+    if cursor.id != newest {
+        let first = cursor.id == after.id;
+        return Err(if first { ResnapshotReason::Pruned } else { ResnapshotReason::Gap });
+    }
+    // An entry touched ten times is read once; the order says nothing, as rows are read as of
+    // now.
+    subjects.sort_unstable();
+    subjects.dedup();
+    Ok((cursor, subjects))
+}
+
+async fn entry_changes(tx: &Tx, ids: Vec<String>) -> Result<Vec<EntryChange>, StoreError> {
+    let found = entries::fetch_many(tx, &ids).await?;
+    let mut found: HashMap<String, _> =
+        found.into_iter().map(|entry| (entry.entry_id.clone(), entry)).collect();
+    Ok(ids
+        .into_iter()
+        .map(|entry_id| EntryChange { entry: found.remove(&entry_id), entry_id })
+        .collect())
+}
+
+async fn node_changes(tx: &Tx, ids: &[String]) -> Result<Vec<NodeChange>, StoreError> {
+    let mut found = HashMap::new();
+    for ids in ids.chunks(IN_LIST) {
+        let listed = Expr::col("spiffe_id").is_in(ids.iter().map(String::as_str));
+        let page = node_rows::find(tx, Cond::all().add(listed), None).await?;
+        found.extend(
+            page.nodes.into_iter().map(|stored| (stored.node.spiffe_id.clone(), stored.node)),
+        );
+    }
+    let changes = ids.iter().filter_map(|id| match SpiffeId::parse(id) {
+        Ok(spiffe_id) => Some(NodeChange { node: found.remove(&spiffe_id), spiffe_id }),
+        // An agent with a malformed id is in no index, so nothing can have changed.
+        Err(error) => {
+            tracing::warn!(
+                subsystem_name = "sql",
+                spiffe_id = %excerpt(id),
+                error = %error,
+                "Skipping an event of a malformed agent"
+            );
+            None
+        }
+    });
+    Ok(changes.collect())
+}
+
+/// Deletes old events, but for the newest of each table: it marks the place for readers.
+pub(super) async fn prune(tx: &Tx, written_before: SystemTime) -> Result<u64, StoreError> {
+    let before = timestamp::Nanos::from(written_before).seconds();
+    let mut pruned = 0;
+    for events in [ENTRY, NODE] {
+        let newest = newest_id(tx, events).await?;
+        let mut delete = Query::delete();
+        delete
+            .from_table(events.table)
+            .and_where(tx.dialect.is_before("created_at", before))
+            .and_where(Expr::col("id").lt(newest));
+        pruned += tx.execute(&delete).await?;
+    }
+    Ok(pruned)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn events(ids: impl IntoIterator<Item = i64>) -> Vec<Event> {
+        ids.into_iter()
+            .map(|id| Event { id, subject: format!("s{id}"), written_at: "t".into() })
+            .collect()
+    }
+
+    fn cursor(id: i64) -> Cursor {
+        Cursor { id, mark: format!("t s{id}") }
+    }
+
+    #[test]
+    fn a_history_without_gaps_is_followed_to_its_end() {
+        let (at, subjects) = follow(&cursor(3), 5, events(3..=5)).unwrap();
+        assert_eq!((at.id, at.mark.as_str()), (5, "t s5"));
+        assert_eq!(subjects, ["s4", "s5"]);
+        assert_eq!(follow(&cursor(3), 3, events(3..=3)).unwrap().1.len(), 0);
+        assert_eq!(follow(&Cursor::default(), 2, events(1..=2)).unwrap().1, ["s1", "s2"]);
+        assert_eq!(follow(&Cursor::default(), 0, Vec::new()).unwrap().0.id, 0);
+    }
+
+    #[test]
+    fn events_up_to_the_cursor_may_be_pruned() {
+        assert_eq!(follow(&cursor(3), 5, events(4..=5)).unwrap().1, ["s4", "s5"]);
+        assert_eq!(follow(&cursor(5), 5, Vec::new()).unwrap().0.id, 5);
+    }
+
+    #[test]
+    fn events_pruned_before_they_were_read_need_a_snapshot() {
+        for left in [events([5]), events([3, 5]), Vec::new(), events([3])] {
+            assert_eq!(follow(&cursor(3), 5, left).err(), Some(ResnapshotReason::Pruned));
+        }
+    }
+
+    #[test]
+    fn a_hole_in_the_middle_or_at_the_end_needs_a_snapshot() {
+        assert_eq!(follow(&cursor(3), 6, events([4, 6])).err(), Some(ResnapshotReason::Gap));
+        assert_eq!(follow(&cursor(3), 6, events([4, 5])).err(), Some(ResnapshotReason::Gap));
+    }
+
+    #[test]
+    fn another_event_under_the_known_id_means_another_database() {
+        let mut other = events(3..=4);
+        other[0].subject = "somebody else".into();
+        assert_eq!(follow(&cursor(3), 4, other).err(), Some(ResnapshotReason::Replaced));
+        let unmarked = Cursor { id: 3, mark: String::new() };
+        assert_eq!(follow(&unmarked, 4, events(3..=4)).unwrap().1, ["s4"]);
+    }
+}
