@@ -14,5 +14,7 @@ pub mod channel;
 pub mod https;
 pub mod serve;
 pub mod status;
+#[cfg(test)]
+mod test_wire;
 pub mod tls;
 pub mod unix;
