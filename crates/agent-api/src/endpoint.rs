@@ -1,0 +1,91 @@
+//! The two sockets and what is on them.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use steeple_net::serve::{Limits, Router, serve};
+use steeple_net::unix::{BindError, UnixIncoming, bind};
+use steeple_proto::spire::agent::debug::v1::debug_server::DebugServer;
+use steeple_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
+use steeple_runtime::Watcher;
+use tonic_health::pb::health_server::HealthServer;
+use tonic_reflection::server::Builder as Reflection;
+use tracing::info;
+
+use crate::admin::{DebugService, LoggerService};
+use crate::health::HealthService;
+use crate::workload::{WorkloadApi, WorkloadService};
+
+/// A bound socket with its services, not yet serving.
+pub struct Endpoint {
+    incoming: UnixIncoming,
+    router: Router,
+    stopping: &'static str,
+}
+
+impl Endpoint {
+    /// The public socket: any process may connect. Without `api` (the Workload
+    /// API is switched off) health and reflection remain.
+    ///
+    /// # Errors
+    /// When the socket cannot be bound.
+    pub fn workload(path: &Path, api: Option<Arc<WorkloadApi>>) -> Result<Self, BindError> {
+        let incoming = bind(path, 0o777, 0o755)?;
+        let own_socket: Option<PathBuf> = api.is_some().then(|| path.to_owned());
+        let apis = if api.is_some() { "Workload API" } else { "no APIs" };
+        let mut router =
+            Router::new().add_service(HealthServer::new(HealthService::new(own_socket)));
+        let mut services = vec!["grpc.health.v1.Health"];
+        if let Some(api) = api {
+            router = router.add_service(WorkloadService::new(api));
+            services.push("SpiffeWorkloadAPI");
+        }
+        let router = with_reflection(router, &services);
+        info!(subsystem_name = "endpoints", address = %path.display(), network = "unix", apis,
+            "Starting agent APIs");
+        Ok(Self { incoming, router, stopping: "Stopping agent APIs" })
+    }
+
+    /// The operator's socket.
+    ///
+    /// # Errors
+    /// When the socket cannot be bound.
+    pub fn admin(
+        path: &Path,
+        debug: DebugService,
+        logger: LoggerService,
+    ) -> Result<Self, BindError> {
+        let incoming = bind(path, 0o770, 0o755)?;
+        let router = Router::new()
+            .add_service(DebugServer::new(debug))
+            .add_service(LoggerServer::new(logger));
+        info!(address = %path.display(), network = "unix", "Starting Admin APIs");
+        Ok(Self { incoming, router, stopping: "Stopping Admin APIs" })
+    }
+
+    /// Serves until the drain is signalled and the open calls have ended.
+    pub async fn serve(self, drain: Watcher) {
+        let stopping = self.stopping;
+        let mut signal = drain.clone();
+        let limits = Limits { drain_grace: Duration::from_secs(5), ..Limits::unix() };
+        let announce = async {
+            signal.signalled().await;
+            info!(subsystem_name = "endpoints", "{stopping}");
+        };
+        tokio::join!(announce, serve(self.incoming, self.router, limits, drain));
+    }
+}
+
+fn with_reflection(router: Router, services: &[&str]) -> Router {
+    let configure = || {
+        let described = Reflection::configure()
+            .register_encoded_file_descriptor_set(steeple_proto::DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+        services.iter().fold(described, |builder, service| builder.with_service_name(*service))
+    };
+    let valid = "descriptors generated with the code are well-formed";
+    router
+        .add_service(configure().build_v1().expect(valid))
+        .add_service(configure().build_v1alpha().expect(valid))
+}
