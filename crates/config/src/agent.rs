@@ -14,11 +14,10 @@ use std::{
 };
 
 use steeple_runtime::log::LogConfig;
-use steeple_spiffe::{SpiffeId, TrustDomain};
+use steeple_spiffe::TrustDomain;
 
 use crate::{
     DEFAULT_AGENT_CONFIG_PATH, Env, HealthChecks, Notice, PluginConfig, Problems, source::Source,
-    telemetry::Telemetry,
 };
 
 /// What the agent runs by.
@@ -52,16 +51,12 @@ pub struct AgentConfig {
     pub rebootstrap_mode: RebootstrapMode,
     /// How long to wait before bootstrapping again.
     pub rebootstrap_delay: Duration,
-    /// The join token, from `join_token` or `-joinToken`.
+    /// The join token, be it from the configuration, a flag or a file.
     pub join_token: Option<String>,
-    /// The file that holds the join token; read when attesting.
-    pub join_token_file: Option<PathBuf>,
     /// Let callers without an entry fetch the X.509 bundle of the own domain.
     pub allow_unauthenticated_verifiers: bool,
     /// Further claims to return for JWT-SVIDs of other trust domains.
     pub allowed_foreign_jwt_claims: Vec<String>,
-    /// Callers of the Delegated Identity API, checked.
-    pub authorized_delegates: Vec<SpiffeId>,
     /// How long workloads should outlive an outage; moves rotation forward.
     pub availability_target: Option<Duration>,
     /// Type of workloads' keys.
@@ -70,14 +65,10 @@ pub struct AgentConfig {
     pub x509_svid_cache_max_size: usize,
     /// JWT-SVIDs to keep; the default applies when zero.
     pub jwt_svid_cache_max_size: usize,
-    /// Names of SDS resources, checked.
-    pub sds: Sds,
     /// Keys that may change without notice.
     pub experimental: AgentExperimental,
     /// The HTTP health listener.
     pub health_checks: HealthChecks,
-    /// Where metrics would go, checked.
-    pub telemetry: Telemetry,
     /// The plugins in the order written, disabled ones included.
     pub plugins: Vec<PluginConfig>,
 }
@@ -183,19 +174,6 @@ impl FromStr for WorkloadKeyType {
             _ => Err(UnknownWorkloadKeyType(crate::checks::quote(text))),
         }
     }
-}
-
-/// Names of SDS resources.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Sds {
-    /// The resource that gives a workload's first identity.
-    pub default_svid_name: String,
-    /// The validation context of the own trust domain.
-    pub default_bundle_name: String,
-    /// The validation context of all trust domains.
-    pub default_all_bundles_name: String,
-    /// Give plain validation contexts without SPIFFE validation.
-    pub disable_spiffe_cert_validation: bool,
 }
 
 /// `agent.experimental`.

@@ -3,6 +3,15 @@
 
 use std::{fmt, time::Duration};
 
+use serde::Deserialize;
+use steeple_hcl::{Block, Located};
+
+use crate::{
+    checks::{Checker, on, quote, set, shorten},
+    problem::NoticeKind,
+    url,
+};
+
 /// What the datastore runs by.
 #[derive(Clone, PartialEq, Eq)]
 pub struct DataStoreConfig {
@@ -39,4 +48,181 @@ impl fmt::Debug for DataStoreConfig {
 pub enum DatabaseType {
     /// SQLite, embedded.
     Sqlite3,
+}
+
+/// The keys of `DataStore "sql"`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct Raw {
+    database_type: Located<Block>,
+    connection_string: Located<String>,
+    ro_connection_string: Located<String>,
+    root_ca_path: Located<String>,
+    client_cert_path: Located<String>,
+    client_key_path: Located<String>,
+    conn_max_lifetime: Located<String>,
+    max_open_conns: Located<i64>,
+    max_idle_conns: Located<i64>,
+    disable_migration: Located<bool>,
+    log_sql: Located<bool>,
+}
+
+/// The block form of `database_type`.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawAws {
+    aws_mysql: Located<RawAwsDatabase>,
+    aws_postgres: Located<RawAwsDatabase>,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct RawAwsDatabase {
+    region: Located<String>,
+    access_key_id: Located<String>,
+    secret_access_key: Located<String>,
+}
+
+const KEY: &str = "plugins.DataStore.sql";
+
+/// Checks the plugin's block; problems are the checker's.
+pub(crate) fn build(
+    checker: &mut Checker,
+    block: Option<&Block>,
+    line: Option<usize>,
+) -> Option<DataStoreConfig> {
+    let raw = match block.map(Block::decode::<Raw>) {
+        None => Raw::default(),
+        Some(Ok(decoded)) => {
+            for unknown in decoded.unknown {
+                let key = format!("{KEY}.{}", shorten(&unknown.key));
+                let text = format!("unknown key {key}; ignored, as SPIRE does");
+                let line = Some(unknown.position.line).filter(|line| *line > 0);
+                checker.note(NoticeKind::NoEffect, line, &key, text);
+            }
+            decoded.value
+        }
+        Some(Err(errors)) => {
+            for error in &errors {
+                let key = error.path().trim_start_matches("root.");
+                let line = error.position().map(|position| position.line).or(line);
+                checker.problem(line, &format!("{KEY}.{key}"), error.to_string());
+            }
+            return None;
+        }
+    };
+
+    let database_type = database_type(checker, &raw, line);
+    if set(&raw.connection_string).is_none() {
+        let key = format!("{KEY}.connection_string");
+        checker.problem(line, &key, "datastore-sql: connection_string must be set");
+    }
+    let connection_string = connection_string(checker, &raw, database_type);
+    checker.not_yet(&format!("{KEY}.ro_connection_string"), &raw.ro_connection_string);
+    checker.not_yet(&format!("{KEY}.root_ca_path"), &raw.root_ca_path);
+    checker.not_yet(&format!("{KEY}.client_cert_path"), &raw.client_cert_path);
+    checker.not_yet(&format!("{KEY}.client_key_path"), &raw.client_key_path);
+    let conn_max_lifetime =
+        checker.duration(&format!("{KEY}.conn_max_lifetime"), &raw.conn_max_lifetime, |text| {
+            format!("datastore-sql: failed to parse conn_max_lifetime {text}")
+        });
+    let mut count = |name: &str, value: &Located<i64>| {
+        let wanted = value.value?;
+        // Go's driver takes a number below zero for "no limit".
+        u32::try_from(wanted.max(0))
+            .map_err(|_| {
+                checker.problem(
+                    value.line(),
+                    &format!("{KEY}.{name}"),
+                    format!("{name} is too high"),
+                );
+            })
+            .ok()
+    };
+    let max_open_conns = count("max_open_conns", &raw.max_open_conns);
+    let max_idle_conns = count("max_idle_conns", &raw.max_idle_conns);
+    Some(DataStoreConfig {
+        database_type: database_type?,
+        connection_string: connection_string?,
+        max_open_conns,
+        max_idle_conns,
+        conn_max_lifetime,
+        disable_migration: on(&raw.disable_migration),
+        log_sql: on(&raw.log_sql),
+        line,
+    })
+}
+
+fn database_type(checker: &mut Checker, raw: &Raw, line: Option<usize>) -> Option<DatabaseType> {
+    let key = format!("{KEY}.database_type");
+    let place = raw.database_type.line().or(line);
+    let Some(block) = raw.database_type.as_ref() else {
+        checker.problem(place, &key, "datastore-sql: database_type must be set");
+        return None;
+    };
+    if block.is_body() {
+        aws_database(checker, block, place, &key);
+        return None;
+    }
+    let name = block.decode::<String>().map(|decoded| decoded.value).unwrap_or_default();
+    match name.as_str() {
+        "sqlite3" => return Some(DatabaseType::Sqlite3),
+        "" => checker.problem(place, &key, "datastore-sql: database_type must be set"),
+        "postgres" | "mysql" => {
+            let what = format!("datastore-sql: database_type \"{name}\"");
+            checker.refuse(place, &key, &what);
+        }
+        _ => {
+            let text = format!("datastore-sql: unsupported database_type: {}", shorten(&name));
+            checker.problem(place, &key, text);
+        }
+    }
+    None
+}
+
+fn aws_database(checker: &mut Checker, block: &Block, line: Option<usize>, key: &str) {
+    if block.len() != 1 {
+        checker.problem(line, key, "exactly one database type is expected");
+        return;
+    }
+    let decoded = match block.decode::<RawAws>() {
+        Ok(decoded) => decoded.value,
+        Err(error) => {
+            let text = format!("failed to decode configuration: {error}");
+            checker.problem(line, key, text);
+            return;
+        }
+    };
+    let name = match (decoded.aws_mysql.is_present(), decoded.aws_postgres.is_present()) {
+        (true, _) => "aws_mysql",
+        (_, true) => "aws_postgres",
+        _ => {
+            let text = "unknown database type; there are aws_mysql and aws_postgres";
+            checker.problem(line, key, text);
+            return;
+        }
+    };
+    checker.refuse(line, key, &format!("datastore-sql: database_type \"{name}\""));
+}
+
+/// SQLite's connection string: a path, or a `file:` URI.
+fn connection_string(
+    checker: &mut Checker,
+    raw: &Raw,
+    database_type: Option<DatabaseType>,
+) -> Option<String> {
+    let text = set(&raw.connection_string)?;
+    if database_type.is_some() {
+        let key = format!("{KEY}.connection_string");
+        let line = raw.connection_string.line();
+        match url::parse(text) {
+            Ok(url) if url.scheme.is_empty() || url.scheme == "file" => {}
+            Ok(url) => {
+                let text = format!("datastore-sql: unsupported scheme {}", quote(&url.scheme));
+                checker.problem(line, &key, text);
+            }
+            Err(error) => checker.problem(line, &key, format!("datastore-sql: {error}")),
+        }
+    }
+    Some(text.to_owned())
 }

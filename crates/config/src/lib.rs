@@ -22,14 +22,13 @@ mod problem;
 mod raw;
 mod server;
 mod source;
-mod telemetry;
 mod url;
 
 pub use agent::{
-    AgentConfig, AgentExperimental, AgentFlags, Bootstrap, RebootstrapMode, Sds, TrustBundleFormat,
-    WorkloadKeyType, load_agent,
+    AgentConfig, AgentExperimental, AgentFlags, Bootstrap, RebootstrapMode, TrustBundleFormat,
+    UnknownWorkloadKeyType, WorkloadKeyType, load_agent,
 };
-pub use common::{HealthChecks, KeyType};
+pub use common::{HealthChecks, KeyType, UnknownKeyType};
 pub use datastore::{DataStoreConfig, DatabaseType};
 pub use expand::expand_env;
 pub use plugins::{PluginConfig, PluginData};

@@ -1,8 +1,18 @@
 //! The `plugins` block.
 
-use std::{fmt, fs, io, path::PathBuf};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt, fs, io,
+    path::PathBuf,
+};
 
-use steeple_hcl::Block;
+use steeple_hcl::{Block, Located};
+
+use crate::{
+    checks::{Checker, quote, set, shorten},
+    problem::NoticeKind,
+    raw,
+};
 
 /// A plugin as the file configures it.
 #[derive(Clone, Debug)]
@@ -53,5 +63,215 @@ impl fmt::Debug for PluginData {
             Self::Inline(block) => block.fmt(f),
             Self::File(path) => write!(f, "File({})", path.display()),
         }
+    }
+}
+
+/// The plugin types of a program, with what is built in and what SPIRE has.
+pub(crate) struct Catalog {
+    pub(crate) types: &'static [PluginType],
+}
+
+/// A plugin type and its plugins.
+pub(crate) struct PluginType {
+    pub(crate) kind: &'static str,
+    /// Fewest that must be configured.
+    pub(crate) at_least: usize,
+    /// Most that may be configured; no limit when zero.
+    pub(crate) at_most: usize,
+    /// Plugins that can be loaded.
+    pub(crate) built: &'static [&'static str],
+    /// Plugins of SPIRE's that do not exist here yet.
+    pub(crate) missing: &'static [&'static str],
+}
+
+/// The `plugins` block in the order written; `None` when it cannot be read.
+pub(crate) fn build(
+    checker: &mut Checker,
+    block: &Located<Block>,
+    catalog: &Catalog,
+) -> Option<Vec<PluginConfig>> {
+    let Some(plugins) = block.as_ref() else {
+        checker.problem(None, "plugins", "plugins section must be configured");
+        return None;
+    };
+    if !plugins.is_body() {
+        let text = "expected plugins node type *ast.ObjectList";
+        checker.problem(block.line(), "plugins", text);
+        return None;
+    }
+    let labels = plugins.labelled();
+    let mut seen = BTreeSet::new();
+    let mut twice = false;
+    for label in &labels {
+        if !seen.insert((&label.kind, &label.name)) {
+            let (kind, name) = (quote(&label.kind), quote(&label.name));
+            let text = format!("plugin {kind}/{name} declared more than once");
+            checker.problem(Some(label.position.line), &key_of(&label.kind, &label.name), text);
+            twice = true;
+        }
+    }
+    if twice {
+        return None;
+    }
+
+    type Maps = Vec<BTreeMap<String, BTreeMap<String, Located<raw::Plugin>>>>;
+    let mut maps = match plugins.decode::<Maps>() {
+        Ok(decoded) => decoded.value,
+        Err(errors) => {
+            for error in &errors {
+                let line = error.position().map(|position| position.line).or(block.line());
+                let text = format!("failed to decode plugins config: {error}");
+                checker.problem(line, "plugins", text);
+            }
+            return None;
+        }
+    };
+    let mut configs = Vec::with_capacity(labels.len());
+    for label in labels {
+        let found = maps.iter_mut().find_map(|map| map.get_mut(&label.kind)?.remove(&label.name));
+        let Some(plugin) = found.and_then(|plugin| plugin.value) else {
+            let (kind, name) = (quote(&label.kind), quote(&label.name));
+            let text = format!("plugin config for {kind}/{name} not located");
+            checker.problem(Some(label.position.line), &key_of(&label.kind, &label.name), text);
+            continue;
+        };
+        configs.extend(one(checker, label.kind, label.name, label.position.line, &plugin, catalog));
+    }
+    check_counts(checker, &configs, catalog, block.line());
+    Some(configs)
+}
+
+fn key_of(kind: &str, name: &str) -> String {
+    format!("plugins.{}.{}", shorten(kind), shorten(name))
+}
+
+fn one(
+    checker: &mut Checker,
+    kind: String,
+    name: String,
+    line: usize,
+    raw: &raw::Plugin,
+    catalog: &Catalog,
+) -> Option<PluginConfig> {
+    let line = Some(line).filter(|line| *line > 0);
+    let key = key_of(&kind, &name);
+    let data = match (raw.plugin_data.as_ref(), raw.plugin_data_file.value.as_ref()) {
+        (Some(_), Some(_)) => {
+            let text = format!(
+                "failed to create plugin config for {}/{}: only one of [plugin_data, \
+                 plugin_data_file] can be used",
+                quote(&kind),
+                quote(&name)
+            );
+            checker.problem(line, &key, text);
+            PluginData::None
+        }
+        (Some(block), None) if block.is_empty() => PluginData::None,
+        (Some(block), None) => PluginData::Inline(block.clone()),
+        (None, Some(path)) => PluginData::File(PathBuf::from(path)),
+        (None, None) => PluginData::None,
+    };
+    let enabled = raw.enabled.value.unwrap_or(true);
+    let Some(kind_known) = catalog.types.iter().find(|known| known.kind == kind) else {
+        checker.problem(line, &key, format!("unsupported plugin type {}", quote(&kind)));
+        return None;
+    };
+    if enabled {
+        check_loadable(checker, kind_known, &name, line, raw);
+    }
+    Some(PluginConfig { kind, name, enabled, data, line })
+}
+
+/// Whether the plugin can be loaded: silently doing without it would make
+/// another service than the one described.
+fn check_loadable(
+    checker: &mut Checker,
+    kind: &PluginType,
+    name: &str,
+    line: Option<usize>,
+    raw: &raw::Plugin,
+) {
+    let key = key_of(kind.kind, name);
+    if set(&raw.plugin_cmd).is_some() {
+        let key = format!("{key}.plugin_cmd");
+        let line = raw.plugin_cmd.line().or(line);
+        match (kind.kind, name) {
+            ("DataStore", _) => {
+                let text = "pluggability for the DataStore is deprecated; only the built-in \
+                            \"sql\" plugin is supported";
+                checker.problem(line, &key, text);
+            }
+            ("NodeAttestor", "join_token") => {
+                let text = "the built-in join_token node attestor cannot be overridden by an \
+                            external plugin";
+                checker.problem(line, &key, text);
+            }
+            _ => {
+                let what = format!("external plugin {} (plugin_cmd)", quote(name));
+                checker.refuse(line, &key, &what);
+            }
+        }
+        return;
+    }
+    for (key_name, present, at) in [
+        ("plugin_args", raw.plugin_args.is_present(), raw.plugin_args.line()),
+        ("plugin_checksum", raw.plugin_checksum.is_present(), raw.plugin_checksum.line()),
+    ] {
+        if present {
+            let key = format!("{key}.{key_name}");
+            let text = format!("{key} has no effect: the plugin is built in");
+            checker.note(NoticeKind::NoEffect, at.or(line), &key, text);
+        }
+    }
+    if kind.built.contains(&name) {
+        return;
+    }
+    if kind.missing.contains(&name) {
+        checker.refuse(line, &key, &format!("plugin {} of type {}", quote(name), quote(kind.kind)));
+    } else if kind.kind == "DataStore" {
+        let text = "pluggability for the DataStore is deprecated; only the built-in \"sql\" plugin \
+                    is supported";
+        checker.problem(line, &key, text);
+    } else {
+        let (name, kind) = (quote(name), quote(kind.kind));
+        let text = format!(
+            "failed to load plugin {name}: no built-in plugin {name} for type {kind} (external \
+             plugins are not available yet in this version of Steeple)"
+        );
+        checker.problem(line, &key, text);
+    }
+}
+
+fn check_counts(
+    checker: &mut Checker,
+    configs: &[PluginConfig],
+    catalog: &Catalog,
+    line: Option<usize>,
+) {
+    for kind in catalog.types {
+        let of_kind = configs.iter().filter(|config| config.kind == kind.kind);
+        let key = format!("plugins.{}", kind.kind);
+        if kind.kind == "DataStore" {
+            // The datastore is no plugin any more; `enabled` says nothing.
+            match of_kind.count() {
+                1 => {}
+                0 => checker.problem(line, &key, "expecting a DataStore plugin"),
+                _ => checker.problem(line, &key, "only one DataStore plugin is allowed"),
+            }
+            continue;
+        }
+        let count = of_kind.filter(|config| config.enabled).count();
+        let (least, most) = (kind.at_least, kind.at_most);
+        let expected = match count {
+            _ if least == most && most > 0 && count != least => format!("exactly {least}"),
+            _ if count < least => format!("at least {least}"),
+            _ if most > 0 && count > most => format!("at most {most}"),
+            _ => continue,
+        };
+        let text = format!(
+            "plugin type \"{}\" constraint not satisfied: expected {expected} but got {count}",
+            kind.kind
+        );
+        checker.problem(line, &key, text);
     }
 }

@@ -15,7 +15,7 @@ use steeple_spiffe::{SpiffeId, TrustDomain};
 
 use crate::{
     DEFAULT_SERVER_CONFIG_PATH, DataStoreConfig, Env, HealthChecks, KeyType, Notice, PluginConfig,
-    Problems, federation::Federation, source::Source, telemetry::Telemetry,
+    Problems, source::Source,
 };
 
 /// What the server runs by.
@@ -63,16 +63,10 @@ pub struct ServerConfig {
     pub prune_attested_nodes: Option<PruneAttestedNodes>,
     /// Which limits per caller apply.
     pub rate_limit: RateLimit,
-    /// Networks whose PROXY protocol headers count, as `address/bits`.
-    pub proxy_protocol_trusted_cidrs: Vec<String>,
-    /// Federation, checked.
-    pub federation: Option<Federation>,
     /// Keys that may change without notice.
     pub experimental: ServerExperimental,
     /// The HTTP health listener.
     pub health_checks: HealthChecks,
-    /// Where metrics would go, checked.
-    pub telemetry: Telemetry,
     /// The datastore.
     pub datastore: DataStoreConfig,
     /// All other plugins in the order written, disabled ones included.

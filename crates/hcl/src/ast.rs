@@ -122,7 +122,9 @@ impl Value {
 
 /// Go's `strings.EqualFold` over what can match an ASCII key.
 pub(crate) fn equal_fold(a: &str, b: &str) -> bool {
-    a == b || a.eq_ignore_ascii_case(b) || (!a.is_ascii() && a.chars().map(fold).eq(b.chars().map(fold)))
+    a == b
+        || a.eq_ignore_ascii_case(b)
+        || (!a.is_ascii() && a.chars().map(fold).eq(b.chars().map(fold)))
 }
 
 /// One representative of all characters that are equal but for case.

@@ -113,7 +113,9 @@ impl<'a> Nodes<'a> {
             match converted {
                 Some(value) => last = Some(value?),
                 None => {
-                    return Err(self.misfit(node, &format!("unknown type {what}{}", node.go_type())));
+                    return Err(
+                        self.misfit(node, &format!("unknown type {what}{}", node.go_type()))
+                    );
                 }
             }
         }
@@ -151,9 +153,9 @@ impl<'a> Nodes<'a> {
     }
 
     fn string_of(&self, literal: &crate::ast::Literal) -> Result<String, Error> {
-        literal.string().map_err(|_| {
-            Error::at(literal.token.at, format!("{}: not a valid string", self.path))
-        })
+        literal
+            .string()
+            .map_err(|_| Error::at(literal.token.at, format!("{}: not a valid string", self.path)))
     }
 
     /// The items of each node, for a struct.

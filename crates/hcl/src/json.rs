@@ -151,9 +151,7 @@ impl Parser<'_> {
 /// `null` counts as a string without text.
 fn literal(token: Token) -> Literal {
     match token.kind {
-        Kind::Null => {
-            Literal::new(Token { kind: Kind::String, text: String::new(), ..token })
-        }
+        Kind::Null => Literal::new(Token { kind: Kind::String, text: String::new(), ..token }),
         _ => Literal::new(token),
     }
 }

@@ -240,9 +240,7 @@ impl Parser<'_> {
     fn enter(&mut self) -> Result<(), Stop> {
         self.depth += 1;
         match self.depth > MAX_DEPTH {
-            true => {
-                Err(Stop::at(self.token.at, format!("nested deeper than {MAX_DEPTH} levels")))
-            }
+            true => Err(Stop::at(self.token.at, format!("nested deeper than {MAX_DEPTH} levels"))),
             false => Ok(()),
         }
     }
@@ -276,8 +274,7 @@ impl Parser<'_> {
         }
         // Without a group below the first one, the library's end is -1.
         let next_line = end.map_or(0, |end| end + 1);
-        if next_line == self.token.line()
-            && !matches!(self.token.kind, Kind::RBrace | Kind::RBrack)
+        if next_line == self.token.line() && !matches!(self.token.kind, Kind::RBrace | Kind::RBrack)
         {
             self.lead_comment = group;
         }

@@ -9,8 +9,7 @@ pub(crate) struct BadQuoting;
 /// With `interpolation` (HCL, not JSON) whatever stands within `${…}` is kept
 /// as written, line breaks and quotes included.
 pub(crate) fn unquote(text: &str, interpolation: bool) -> Result<String, BadQuoting> {
-    let inner =
-        text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(BadQuoting)?;
+    let inner = text.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')).ok_or(BadQuoting)?;
     let may_break = interpolation && (inner.contains('$') || inner.contains('{'));
     if !may_break && inner.contains('\n') {
         return Err(BadQuoting);

@@ -60,9 +60,9 @@ impl<'a> Fields<'a> {
 }
 
 fn matching<'a>(body: &[ItemRef<'a>], name: &str) -> Vec<ItemRef<'a>> {
-    let matches = body.iter().filter(|item| {
-        item.keys().first().is_some_and(|key| equal_fold(&key.name, name))
-    });
+    let matches = body
+        .iter()
+        .filter(|item| item.keys().first().is_some_and(|key| equal_fold(&key.name, name)));
     matches.map(|item| item.without_first_key()).collect()
 }
 
@@ -124,10 +124,7 @@ pub(super) struct MapItems<'a> {
 }
 
 impl<'a> MapItems<'a> {
-    pub(super) fn new(
-        parent: &Nodes<'a>,
-        bodies: &[Vec<ItemRef<'a>>],
-    ) -> Result<Self, Error> {
+    pub(super) fn new(parent: &Nodes<'a>, bodies: &[Vec<ItemRef<'a>>]) -> Result<Self, Error> {
         let mut order: Vec<(String, Nodes<'a>)> = Vec::new();
         let mut places: HashMap<&str, usize> = HashMap::new();
         for body in bodies {

@@ -50,9 +50,7 @@ fn all_objects(object: &Object) -> bool {
 
 fn descend(value: Value) -> Value {
     match value {
-        Value::Object(object) => {
-            Value::Object(Object { body: flatten(object.body), ..object })
-        }
+        Value::Object(object) => Value::Object(Object { body: flatten(object.body), ..object }),
         Value::List(mut list) => {
             list.values = list.values.into_iter().map(descend).collect();
             Value::List(list)
