@@ -215,3 +215,6 @@ fn put_extension_request(out: &mut Vec<u8>, uris: &[&str], dns_names: &[&str]) {
         });
     });
 }
+
+#[cfg(test)]
+mod tests;

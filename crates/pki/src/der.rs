@@ -223,3 +223,6 @@ fn put_header(out: &mut Vec<u8>, tag: u8, length: usize) {
         out.extend_from_slice(&bytes[skip..]);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -177,3 +177,6 @@ pub enum SignError {
     #[error("{0}")]
     Failed(String),
 }
+
+#[cfg(test)]
+mod tests;

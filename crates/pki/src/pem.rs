@@ -98,3 +98,6 @@ pub fn encode(label: &str, contents: &[u8]) -> String {
     }
     out
 }
+
+#[cfg(test)]
+mod tests;

@@ -74,3 +74,6 @@ pub enum IssueError {
     #[error("{0} is not a valid IA5String")]
     NotAscii(&'static str),
 }
+
+#[cfg(test)]
+mod tests;
