@@ -9,11 +9,11 @@ use super::*;
 const SIX: Duration = Duration::from_secs(1_795_327_200);
 
 /// What `log` writes with `config`, to a file.
-fn written(config: LogConfig, log: impl FnOnce(&LogHandle)) -> Vec<String> {
+fn written(config: &LogConfig, log: impl FnOnce(&LogHandle)) -> Vec<String> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("log");
     let (subscriber, handle) =
-        subscriber(&LogConfig { file: Some(path.clone()), ..config }).unwrap();
+        subscriber(&LogConfig { file: Some(path.clone()), ..config.clone() }).unwrap();
     tracing::subscriber::with_default(subscriber, || log(&handle));
     fs::read_to_string(path).unwrap().lines().map(str::to_owned).collect()
 }
@@ -29,7 +29,7 @@ fn after_time(line: &str) -> &str {
 
 #[test]
 fn text_lines_look_like_logrus() {
-    let lines = written(at(Level::Info, Format::Text), |_| {
+    let lines = written(&at(Level::Info, Format::Text), |_| {
         tracing::info!(
             target: "steeple_server",
             subsystem_name = "endpoints",
@@ -53,7 +53,7 @@ fn text_lines_look_like_logrus() {
 
 #[test]
 fn values_are_quoted_as_go_quotes_them() {
-    let lines = written(at(Level::Info, Format::Text), |_| {
+    let lines = written(&at(Level::Info, Format::Text), |_| {
         tracing::info!(
             a = "say \"hi\"\\\n\t\x07\x1b[31m",
             b = "größe",
@@ -70,9 +70,51 @@ fn values_are_quoted_as_go_quotes_them() {
     assert_eq!(lines.len(), 1, "no value starts a line of its own");
 }
 
+/// What logrus 1.9.4 wrote of the same fields.
+#[test]
+fn a_line_of_everything_is_the_one_that_logrus_writes() {
+    let log = |_: &LogHandle| {
+        tracing::info!(
+            a = "say \"hi\"\\\n\t\x07\x1b[31m",
+            b = "größe",
+            c = "a\u{200b}b",
+            e = "\u{e0001}",
+            empty = "",
+            level = 1,
+            n = 5,
+            t = true,
+            u = "\u{ad} \u{fffd} \u{2028} \x7f ☃",
+            z = "<a&b>",
+            "he said \"x\""
+        );
+    };
+    let text = written(&at(Level::Info, Format::Text), log).remove(0);
+    assert_eq!(
+        after_time(&text),
+        r#"level=info msg="he said \"x\"" a="say \"hi\"\\\n\t\a\x1b[31m" b="größe" c="a\u200bb" "#
+            .to_owned()
+            + r#"e="\U000e0001" empty= fields.level=1 n=5 t=true u="\u00ad "#
+            + "\u{fffd}"
+            + r#" \u2028 \x7f ☃" z="<a&b>""#
+    );
+    let json = written(&at(Level::Info, Format::Json), log).remove(0);
+    let (head, tail) = json.split_once("\"time\":\"").unwrap();
+    assert_eq!(
+        head,
+        "{\"a\":\"say \\\"hi\\\"\\\\\\n\\t\\u0007\\u001b[31m\",\"b\":\"größe\",\"c\":\"a\u{200b}b\",\
+         \"e\":\"\u{e0001}\",\"empty\":\"\",\"fields.level\":1,\"level\":\"info\",\
+         \"msg\":\"he said \\\"x\\\"\",\"n\":5,\"t\":true,"
+    );
+    let (_, tail) = tail.split_once(',').unwrap();
+    assert_eq!(
+        tail,
+        "\"u\":\"\u{ad} \u{fffd} \\u2028 \u{7f} ☃\",\"z\":\"\\u003ca\\u0026b\\u003e\"}"
+    );
+}
+
 #[test]
 fn json_lines_are_sorted_objects_with_bare_numbers() {
-    let lines = written(at(Level::Info, Format::Json), |_| {
+    let lines = written(&at(Level::Info, Format::Json), |_| {
         tracing::info!(pid = 7, abc = true, zone = "<a&b>", ratio = 0.5, "he said \"x\"\u{2028}");
     });
     let (head, time) = lines[0].split_once(",\"time\":\"").unwrap();
@@ -89,12 +131,12 @@ fn a_field_with_the_name_of_a_lines_own_key_is_kept_apart() {
     let log = |_: &LogHandle| {
         tracing::info!(level = 1, msg = "m", earlier = "e", gone = "g", "text");
     };
-    let text = written(at(Level::Info, Format::Text), log);
+    let text = written(&at(Level::Info, Format::Text), log);
     assert_eq!(
         after_time(&text[0]),
         "level=info msg=text earlier=e fields.level=1 fields.msg=m gone=g"
     );
-    let json = written(at(Level::Info, Format::Json), log);
+    let json = written(&at(Level::Info, Format::Json), log);
     assert!(json[0].starts_with(
         "{\"earlier\":\"e\",\"fields.level\":1,\"fields.msg\":\"m\",\"gone\":\"g\",\
          \"level\":\"info\",\"msg\":\"text\",\"time\":\""
@@ -103,7 +145,7 @@ fn a_field_with_the_name_of_a_lines_own_key_is_kept_apart() {
 
 #[test]
 fn fields_of_spans_are_on_each_line_inside_and_inner_ones_win() {
-    let lines = written(at(Level::Info, Format::Text), |_| {
+    let lines = written(&at(Level::Info, Format::Text), |_| {
         let outer = tracing::info_span!("rpc", method = "Outer", late = tracing::field::Empty);
         let _outer = outer.enter();
         outer.record("late", "now");
@@ -120,7 +162,7 @@ fn fields_of_spans_are_on_each_line_inside_and_inner_ones_win() {
 
 #[test]
 fn the_level_changes_while_running_and_the_launch_level_is_remembered() {
-    let lines = written(at(Level::Info, Format::Text), |handle| {
+    let lines = written(&at(Level::Info, Format::Text), |handle| {
         let log = |when: &str| tracing::debug!(target: "steeple_ca", when);
         log("before");
         handle.set_level(Level::Debug);
@@ -141,7 +183,7 @@ fn libraries_are_heard_from_warn_up_until_trace() {
         tracing::warn!(target: "rustls", "warning of a library");
         tracing::debug!(target: "spire_server", "ours");
     };
-    let count = |level| written(at(level, Format::Text), log).len();
+    let count = |level| written(&at(level, Format::Text), log).len();
     assert_eq!(count(Level::Debug), 2);
     assert_eq!(count(Level::Trace), 3);
     assert_eq!(count(Level::Error), 0);
@@ -150,7 +192,7 @@ fn libraries_are_heard_from_warn_up_until_trace() {
 #[test]
 fn source_location_names_the_file_and_line() {
     let config = LogConfig { source_location: true, ..at(Level::Info, Format::Text) };
-    let line = written(config, |_| tracing::info!(zed = 1, "here")).remove(0);
+    let line = written(&config, |_| tracing::info!(zed = 1, "here")).remove(0);
     let tail = after_time(&line);
     assert!(tail.starts_with("level=info msg=here file=\"tests.rs:"), "{tail}");
     assert!(tail.ends_with("func=\"steeple_runtime::log::tests\" zed=1"), "{tail}");
@@ -237,6 +279,6 @@ fn a_value_that_logs_while_printed_does_not_hang() {
         }
     }
     let lines =
-        written(at(Level::Info, Format::Text), |_| tracing::info!(value = %Chatty, "outer"));
+        written(&at(Level::Info, Format::Text), |_| tracing::info!(value = %Chatty, "outer"));
     assert!(lines.iter().any(|line| line.ends_with("value=chatty")), "{lines:?}");
 }

@@ -72,6 +72,30 @@ async fn the_file_is_spires_to_the_byte_and_only_the_owners() {
     assert!(fs::read_to_string(&path).unwrap().starts_with(before));
 }
 
+/// Written by SPIRE's own plugin.
+const OF_SPIRE: &str = include_str!("testdata/spire-keys.json");
+
+#[tokio::test]
+async fn a_file_of_spires_is_read_and_written_back_to_the_byte() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("keys.json");
+    fs::write(&path, OF_SPIRE).unwrap();
+    let file = KeysFile::new(path.clone());
+    let keys = file.load().unwrap();
+    let kinds: Vec<_> =
+        keys.iter().map(|(id, key)| (id.as_str(), key.public_key().key_type().unwrap())).collect();
+    let expected = [
+        ("JWT-Signer-A", KeyType::Rsa2048),
+        ("a<b>&c", KeyType::EcP256),
+        ("x509-CA-A", KeyType::EcP384),
+        ("x509-CA-B", KeyType::EcP256),
+    ];
+    assert_eq!(kinds, expected);
+    fs::remove_file(&path).unwrap();
+    file.write(&keys).unwrap();
+    assert!(fs::read_to_string(&path).unwrap() == OF_SPIRE, "written differently than by SPIRE");
+}
+
 #[tokio::test]
 async fn a_key_is_on_disk_before_anybody_has_it() {
     let dir = tempfile::tempdir().unwrap();
