@@ -19,7 +19,7 @@ use crate::{
 /// key, kept as a tree for decoding later.
 ///
 /// A field of this type in a decoded struct captures whatever the key holds;
-/// of several blocks of that name, the last.
+/// of several blocks of that name, the first.
 #[derive(Clone, PartialEq)]
 pub struct Block {
     pub(crate) node: Captured,

@@ -194,7 +194,8 @@ impl<'a> Nodes<'a> {
     }
 
     fn captured(&self) -> Result<Captured, Error> {
-        let node = self.nodes.last().ok_or_else(|| Error::custom("nothing to decode"))?;
+        // The library keeps the first of several.
+        let node = self.nodes.first().ok_or_else(|| Error::custom("nothing to decode"))?;
         Ok(node.capture())
     }
 }

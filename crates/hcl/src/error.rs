@@ -10,11 +10,21 @@ const MAX_ERRORS: usize = 100;
 pub struct Error {
     message: String,
     position: Option<Position>,
-    /// Whether the message itself names the place, as the Go library's do.
-    says_where: bool,
+    shown: Shown,
     path: String,
     /// Already noted in the decoding's own list.
     pub(crate) noted: bool,
+}
+
+/// How the text names the place; the Go library has three ways.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Shown {
+    /// Not at all.
+    Nowhere,
+    /// `At 1:2: …`, or `At -: …` where the library does not know.
+    At(Position),
+    /// `1:2: …`, which is how JSON's scanner does it.
+    Before(Position),
 }
 
 impl Error {
@@ -22,7 +32,7 @@ impl Error {
         Self {
             message: message.into(),
             position: None,
-            says_where: false,
+            shown: Shown::Nowhere,
             path: String::new(),
             noted: false,
         }
@@ -30,8 +40,13 @@ impl Error {
 
     /// An error whose text starts with "At line:column: ".
     pub(crate) fn at(position: Position, message: impl Into<String>) -> Self {
-        let position = position.line.gt(&0).then_some(position);
-        Self { position, says_where: true, ..Self::new(message) }
+        let known = position.line.gt(&0).then_some(position);
+        Self { position: known, shown: Shown::At(position), ..Self::new(message) }
+    }
+
+    /// An error whose text starts with "line:column: ".
+    pub(crate) fn before(position: Position, message: impl Into<String>) -> Self {
+        Self { shown: Shown::Before(position), ..Self::at(position, message) }
     }
 
     /// Adds the place and the key to an error that was made without them.
@@ -63,10 +78,10 @@ impl Error {
 
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (self.says_where, self.position) {
-            (true, Some(position)) => write!(f, "At {position}: {}", self.message),
-            (true, None) => write!(f, "At -: {}", self.message),
-            (false, _) => f.write_str(&self.message),
+        match self.shown {
+            Shown::Nowhere => f.write_str(&self.message),
+            Shown::At(position) => write!(f, "At {position}: {}", self.message),
+            Shown::Before(position) => write!(f, "{position}: {}", self.message),
         }
     }
 }

@@ -17,6 +17,8 @@ mod ast;
 mod block;
 mod decode;
 mod error;
+#[cfg(test)]
+mod golden;
 mod json;
 mod located;
 mod number;

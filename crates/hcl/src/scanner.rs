@@ -81,7 +81,11 @@ impl<'a> Cursor<'a> {
     }
 
     pub(crate) fn fail(&mut self, message: impl Into<String>) {
-        self.error = Some(Error::at(self.start_of_last(), message));
+        let at = self.start_of_last();
+        self.error = Some(match self.strict {
+            true => Error::at(at, message),
+            false => Error::before(at, message),
+        });
     }
 
     /// Skips white space and returns what comes after it.

@@ -1,0 +1,4 @@
+sub = {
+  text = "x"
+}
+may_sub = {}

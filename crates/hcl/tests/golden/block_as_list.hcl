@@ -1,0 +1,1 @@
+subs { text = "only" }

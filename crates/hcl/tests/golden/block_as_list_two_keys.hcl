@@ -1,0 +1,4 @@
+subs {
+  text = "one"
+  int = 2
+}

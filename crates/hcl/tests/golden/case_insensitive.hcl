@@ -1,0 +1,3 @@
+TEXT = "a"
+Int = 3
+SUB { Text = "b" }

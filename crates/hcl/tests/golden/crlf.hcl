@@ -1,0 +1,6 @@
+text = "a"
+sub {
+  text = <<E
+x
+E
+}

@@ -1,0 +1,3 @@
+text = <<A B
+body
+A B

@@ -1,0 +1,5 @@
+text = <<-END
+body
+END
+node = <<-END
+    END

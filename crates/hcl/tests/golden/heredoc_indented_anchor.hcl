@@ -1,0 +1,4 @@
+text = <<END
+body
+   END
+int = 1

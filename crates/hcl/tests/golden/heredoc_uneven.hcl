@@ -1,0 +1,7 @@
+text = <<-END
+  two
+ one
+    END
+may_text = <<-END
+	tab
+	END

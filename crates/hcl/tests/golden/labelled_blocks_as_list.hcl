@@ -1,0 +1,2 @@
+subs "first" { text = "one" }
+subs "second" { text = "two" int = 2 }

@@ -1,0 +1,7 @@
+texts = [
+  "a", # first
+  "b",
+  # above the last
+  "c",
+]
+ints = []

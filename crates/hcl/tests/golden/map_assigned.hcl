@@ -1,0 +1,2 @@
+map = { "x" = { text = "1" }, y = { text = "2" } }
+words = { a = "b", c = "d" }

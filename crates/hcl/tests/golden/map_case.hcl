@@ -1,0 +1,2 @@
+map "Key" { text = "upper" }
+map "key" { int = 1 }

@@ -1,0 +1,2 @@
+map "a" { text = "1" }
+map { b { text = "2" } }

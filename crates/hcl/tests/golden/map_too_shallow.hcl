@@ -1,0 +1,1 @@
+maps "x" { text = "no second label" }

@@ -1,0 +1,2 @@
+node { a = 1 }
+node { b = 2 }

@@ -1,0 +1,6 @@
+maps {
+  DataStore "sql" {
+    text = "a"
+  }
+  "NodeAttestor" "join_token" text { }
+}

@@ -1,0 +1,3 @@
+subs { text = "one" }
+subs { text = "two" }
+subs = [{ text = "three" }]

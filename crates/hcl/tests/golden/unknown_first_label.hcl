@@ -1,0 +1,2 @@
+nested label { text = "1" }
+other label2 { text = "2" }
