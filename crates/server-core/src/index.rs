@@ -1,0 +1,226 @@
+//! The authorised-entry index: one task owns it, everyone reads snapshots.
+//!
+//! The task follows the store's change feed: a local commit wakes it at once,
+//! a peer's is found by the next poll. It builds the next [`Snapshot`] from the
+//! changed rows alone and swaps it in; readers hold an `Arc` and never wait.
+//! The whole is read again only at start, when the feed says that it cannot
+//! continue, and once a day to repair what nobody should have been able to
+//! break.
+
+mod entry_list;
+mod shards;
+mod snapshot;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime};
+
+use arc_swap::ArcSwap;
+use steeple_runtime::Clock;
+use steeple_runtime::Watcher;
+use steeple_spiffe::TrustDomain;
+use steeple_store::{Revision, Since, Store, StoreError};
+use tokio::sync::{mpsc, oneshot};
+
+pub use snapshot::{Privileges, Snapshot};
+
+use crate::time::unix_millis;
+
+/// The longest that a writer waits for its own write to show.
+const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
+
+/// How many writers may wait for a refresh before more just go on.
+const REFRESH_QUEUE: usize = 1024;
+
+/// Readers' handle on the index. Cheap to clone.
+#[derive(Clone)]
+pub struct AuthorizedIndex {
+    shared: Arc<Shared>,
+    refresh: mpsc::Sender<oneshot::Sender<()>>,
+}
+
+struct Shared {
+    current: ArcSwap<Snapshot>,
+    /// When the feed was last read to its end, in Unix milliseconds.
+    checked_at: AtomicI64,
+}
+
+/// The periods of the index task.
+#[derive(Clone, Copy, Debug)]
+pub struct IndexPeriods {
+    /// Between two looks at the feed when nothing wakes the task.
+    pub poll: Duration,
+    /// Between two full reads.
+    pub reload: Duration,
+}
+
+/// The owner of the index; see [`IndexTask::run`].
+pub struct IndexTask {
+    store: Arc<dyn Store>,
+    clock: Arc<dyn Clock>,
+    trust_domain: TrustDomain,
+    periods: IndexPeriods,
+    shared: Arc<Shared>,
+    requests: mpsc::Receiver<oneshot::Sender<()>>,
+    revision: Revision,
+    reloaded_at: SystemTime,
+    failing: bool,
+}
+
+impl AuthorizedIndex {
+    /// Reads the whole once; the returned task keeps it up to date.
+    ///
+    /// # Errors
+    /// The store's, when the first read fails.
+    pub async fn load(
+        store: Arc<dyn Store>,
+        clock: Arc<dyn Clock>,
+        trust_domain: TrustDomain,
+        periods: IndexPeriods,
+    ) -> Result<(Self, IndexTask), StoreError> {
+        let (snapshot, revision) = read_all(store.as_ref(), &trust_domain).await?;
+        let now = clock.now();
+        let shared = Arc::new(Shared {
+            current: ArcSwap::from_pointee(snapshot),
+            checked_at: AtomicI64::new(unix_millis(now)),
+        });
+        let (refresh, requests) = mpsc::channel(REFRESH_QUEUE);
+        let index = Self { shared: Arc::clone(&shared), refresh };
+        let task = IndexTask {
+            store,
+            clock,
+            trust_domain,
+            periods,
+            shared,
+            requests,
+            revision,
+            reloaded_at: now,
+            failing: false,
+        };
+        Ok((index, task))
+    }
+
+    /// The snapshot of this moment.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared.current.load_full()
+    }
+
+    /// How old the knowledge behind the snapshot is.
+    #[must_use]
+    pub fn staleness(&self, now: SystemTime) -> Duration {
+        let age = unix_millis(now) - self.shared.checked_at.load(Ordering::Relaxed);
+        Duration::from_millis(u64::try_from(age).unwrap_or(0))
+    }
+
+    /// Waits until what was committed before this call shows in the snapshot.
+    /// Gives up after a second: the write stands, it only shows later.
+    pub async fn refresh(&self) {
+        let (done, wait) = oneshot::channel();
+        if self.refresh.try_send(done).is_ok() {
+            let _late_or_gone = tokio::time::timeout(REFRESH_PATIENCE, wait).await;
+        }
+    }
+}
+
+impl IndexTask {
+    /// Follows the feed until the drain begins.
+    pub async fn run(mut self, mut drain: Watcher) {
+        let mut wakeups = self.store.wakeups();
+        loop {
+            let mut waiting = Vec::new();
+            tokio::select! {
+                () = drain.signalled() => return,
+                Ok(()) = wakeups.changed() => {}
+                Some(writer) = self.requests.recv() => waiting.push(writer),
+                () = tokio::time::sleep(self.periods.poll) => {}
+            }
+            // One look serves everyone who asked before it began.
+            while let Ok(writer) = self.requests.try_recv() {
+                waiting.push(writer);
+            }
+            wakeups.mark_unchanged();
+            self.catch_up().await;
+            for writer in waiting {
+                let _writer_left = writer.send(());
+            }
+        }
+    }
+
+    async fn catch_up(&mut self) {
+        let now = self.clock.now();
+        let due = now.duration_since(self.reloaded_at).is_ok_and(|age| age >= self.periods.reload);
+        let outcome = if due { self.reload(now).await } else { self.follow(now).await };
+        match outcome {
+            Ok(()) => {
+                self.shared.checked_at.store(unix_millis(now), Ordering::Relaxed);
+                if std::mem::take(&mut self.failing) {
+                    tracing::info!(
+                        subsystem_name = "endpoints",
+                        "Entry cache is being updated again"
+                    );
+                }
+            }
+            Err(error) => {
+                self.failing = true;
+                tracing::error!(
+                    subsystem_name = "endpoints",
+                    %error,
+                    "Failed to update the entry cache"
+                );
+            }
+        }
+    }
+
+    async fn follow(&mut self, now: SystemTime) -> Result<(), StoreError> {
+        match self.store.changes_since(&self.revision).await? {
+            Since::Changes(changes) => {
+                if !changes.is_empty() {
+                    let mut next = Snapshot::clone(&self.shared.current.load());
+                    for change in changes.entries {
+                        next.put_entry(&change.entry_id, change.entry);
+                    }
+                    for change in changes.nodes {
+                        next.put_node(&change.spiffe_id, change.node);
+                    }
+                    self.shared.current.store(Arc::new(next));
+                }
+                self.revision = changes.revision;
+                Ok(())
+            }
+            Since::ResnapshotNeeded(reason) => {
+                tracing::warn!(
+                    subsystem_name = "endpoints",
+                    %reason,
+                    "Reading all entries again: the change feed cannot continue"
+                );
+                self.reload(now).await
+            }
+        }
+    }
+
+    async fn reload(&mut self, now: SystemTime) -> Result<(), StoreError> {
+        let (snapshot, revision) = read_all(self.store.as_ref(), &self.trust_domain).await?;
+        self.shared.current.store(Arc::new(snapshot));
+        self.revision = revision;
+        self.reloaded_at = now;
+        Ok(())
+    }
+}
+
+async fn read_all(
+    store: &dyn Store,
+    trust_domain: &TrustDomain,
+) -> Result<(Snapshot, Revision), StoreError> {
+    let whole = store.snapshot().await?;
+    let mut snapshot = Snapshot::empty(trust_domain.clone());
+    for entry in whole.entries {
+        let entry_id = entry.entry_id.clone();
+        snapshot.put_entry(&entry_id, Some(entry));
+    }
+    for node in whole.nodes {
+        let agent = node.spiffe_id.clone();
+        snapshot.put_node(&agent, Some(node));
+    }
+    Ok((snapshot, whole.revision))
+}
