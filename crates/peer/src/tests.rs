@@ -137,6 +137,35 @@ async fn another_process_under_the_same_id_is_noticed() {
     assert!(matches!(other_group.is_alive(), Err(PeerGone::OtherGroup { .. })));
 }
 
+/// Starts processes until one has the id `pid`; the kernel can be told to begin just before it,
+/// by those who may.
+fn recycle(pid: i32) -> Option<Caller> {
+    for _ in 0..20 {
+        std::fs::write("/proc/sys/kernel/ns_last_pid", (pid - 1).to_string()).ok()?;
+        let sleeper = Caller(Command::new("sleep").arg("60").spawn().unwrap());
+        if sleeper.pid() == pid {
+            return Some(sleeper);
+        }
+    }
+    None
+}
+
+#[tokio::test]
+async fn a_recycled_process_id_is_noticed_with_and_without_a_pidfd() {
+    let (mut caller, _stream, peer) = accept(CLIENT).await;
+    let mut by_number = Process::hold(peer.pid(), peer.uid(), peer.gid(), None).unwrap();
+    by_number.forget_pidfd();
+    caller.kill();
+    let Some(stranger) = recycle(peer.pid()) else {
+        assert!(peer.is_alive().is_err(), "no right to choose process ids here");
+        return;
+    };
+    assert_eq!(stranger.pid(), peer.pid());
+    assert!(peer.proc_dir().exists());
+    assert!(matches!(peer.is_alive(), Err(PeerGone::Exited)));
+    assert!(matches!(by_number.is_alive(), Err(PeerGone::ProcDir)));
+}
+
 #[tokio::test]
 async fn a_caller_that_died_before_accept_is_refused() {
     let dir = tempfile::tempdir().unwrap();
