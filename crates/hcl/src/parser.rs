@@ -135,6 +135,11 @@ impl Parser<'_> {
                 Kind::Assign | Kind::LBrace => return Ok(keys),
                 Kind::Ident | Kind::String => match Key::new(self.token.clone()) {
                     Ok(key) => keys.push(Arc::new(key)),
+                    // The scanner has said so, and may have more to say.
+                    Err(_) if self.scanner.has_error() => {
+                        let token = Token { kind: Kind::Ident, ..self.token.clone() };
+                        keys.extend(Key::new(token).ok().map(Arc::new));
+                    }
                     Err(_) => return Err(Stop::at(at, "key is not a valid string")),
                 },
                 // A key without a value: the caller says so.

@@ -189,6 +189,10 @@ impl<'a> Scanner<'a> {
         self.cursor.error.take()
     }
 
+    pub(crate) fn has_error(&self) -> bool {
+        self.cursor.error.is_some()
+    }
+
     pub(crate) fn scan(&mut self) -> Token {
         let c = self.cursor.next_visible();
         let at = self.cursor.start_of_last();
