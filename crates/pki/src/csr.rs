@@ -3,7 +3,9 @@
 use thiserror::Error;
 
 use crate::der::{self, DerError, Reader};
-use crate::keys::{BadSignature, KeyError, PrivateKey, PublicKey, SignError, SignatureAlgorithm};
+use crate::keys::{
+    BadSignature, KeyError, PrivateKey, PublicKey, SignError, SignatureAlgorithm, Signer,
+};
 use crate::oid;
 use crate::x509::{DistinguishedName, parse_subject_alt_names, put_extension};
 
@@ -174,27 +176,64 @@ pub fn create_with_dns(
     uris: &[&str],
     dns_names: &[&str],
 ) -> Result<Vec<u8>, CsrError> {
-    let algorithm = SignatureAlgorithm::default_for(key.public_key().kind());
-    let identifier = algorithm.identifier().ok_or(CsrError::UnsupportedAlgorithm)?;
-    let mut info = Vec::with_capacity(512);
-    der::put_nested(&mut info, der::SEQUENCE, |out| {
-        der::put_unsigned(out, &[0]);
-        out.extend_from_slice(&subject.to_der());
-        out.extend_from_slice(key.public_key().spki_der());
-        der::put_nested(out, der::context_constructed(0), |out| {
-            if !uris.is_empty() || !dns_names.is_empty() {
-                put_extension_request(out, uris, dns_names);
-            }
+    let unsigned = Unsigned::build(key.public_key(), subject, uris, dns_names)?;
+    let signature = key.sign(unsigned.algorithm, &unsigned.info)?;
+    Ok(unsigned.assemble(&signature))
+}
+
+/// Like [`create`], for a key that is kept elsewhere.
+///
+/// # Errors
+/// When the signer fails.
+pub async fn create_with_signer(
+    signer: &dyn Signer,
+    subject: &DistinguishedName,
+    uris: &[&str],
+) -> Result<Vec<u8>, CsrError> {
+    let unsigned = Unsigned::build(signer.public_key(), subject, uris, &[])?;
+    let signature = signer.sign(unsigned.algorithm, &unsigned.info).await?;
+    Ok(unsigned.assemble(&signature))
+}
+
+/// What a request's signature is over, and how it is to be signed.
+struct Unsigned {
+    info: Vec<u8>,
+    algorithm: SignatureAlgorithm,
+    identifier: Vec<u8>,
+}
+
+impl Unsigned {
+    fn build(
+        public_key: &PublicKey,
+        subject: &DistinguishedName,
+        uris: &[&str],
+        dns_names: &[&str],
+    ) -> Result<Self, CsrError> {
+        let algorithm = SignatureAlgorithm::default_for(public_key.kind());
+        let identifier = algorithm.identifier().ok_or(CsrError::UnsupportedAlgorithm)?;
+        let mut info = Vec::with_capacity(512);
+        der::put_nested(&mut info, der::SEQUENCE, |out| {
+            der::put_unsigned(out, &[0]);
+            out.extend_from_slice(&subject.to_der());
+            out.extend_from_slice(public_key.spki_der());
+            der::put_nested(out, der::context_constructed(0), |out| {
+                if !uris.is_empty() || !dns_names.is_empty() {
+                    put_extension_request(out, uris, dns_names);
+                }
+            });
         });
-    });
-    let signature = key.sign(algorithm, &info)?;
-    let mut request = Vec::with_capacity(info.len() + signature.len() + 40);
-    der::put_nested(&mut request, der::SEQUENCE, |out| {
-        out.extend_from_slice(&info);
-        out.extend_from_slice(&identifier);
-        der::put_bit_string(out, &signature);
-    });
-    Ok(request)
+        Ok(Self { info, algorithm, identifier })
+    }
+
+    fn assemble(&self, signature: &[u8]) -> Vec<u8> {
+        let mut request = Vec::with_capacity(self.info.len() + signature.len() + 40);
+        der::put_nested(&mut request, der::SEQUENCE, |out| {
+            out.extend_from_slice(&self.info);
+            out.extend_from_slice(&self.identifier);
+            der::put_bit_string(out, signature);
+        });
+        request
+    }
 }
 
 /// Names in the order of Go: DNS before URI.

@@ -1,5 +1,7 @@
 //! What Go's standard library and go-jose write, byte for byte: `golden/main.go` made the files.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

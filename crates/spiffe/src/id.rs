@@ -206,3 +206,6 @@ impl AsRef<str> for SpiffeId {
         &self.text
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -85,3 +85,33 @@ impl FromStr for Selector {
         Self::parse(text)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_colon_divides() {
+        let selector = Selector::parse("unix:uid:1000").unwrap();
+        assert_eq!((&*selector.kind, &*selector.value), ("unix", "uid:1000"));
+        assert_eq!(selector.to_string(), "unix:uid:1000");
+        assert_eq!("unix:uid:1000".parse(), Ok(selector));
+    }
+
+    #[test]
+    fn halves_are_refused_in_spires_words() {
+        let error = |text| Selector::parse(text).unwrap_err().to_string();
+        assert_eq!(error("unix"), "selector \"unix\" must be formatted as type:value");
+        assert_eq!(error(":uid"), "missing selector type");
+        assert_eq!(error("unix:"), "missing selector value");
+        assert_eq!(Selector::checked("a:b", "c"), Err(SelectorError::KindWithColon));
+        assert!(error(&"\n".repeat(9999)).len() < 200);
+    }
+
+    #[test]
+    fn order_is_by_kind_then_value() {
+        let mut list = ["b:a", "a:b", "a:a", "a:B"].map(|it| Selector::parse(it).unwrap());
+        list.sort();
+        assert_eq!(list.map(|it| it.to_string()), ["a:B", "a:a", "a:b", "b:a"]);
+    }
+}
