@@ -101,7 +101,7 @@ impl Journal {
     pub(crate) fn apply<K: Kind>(&mut self, change: &Change<K::Authority>) {
         let rows = K::rows_mut(&mut self.entries);
         match change {
-            Change::Prepared { slot, authority } => {
+            Change::Prepared { slot, authority, first } => {
                 rows.retain(|row| row.authority_id() != authority.id());
                 for row in rows.iter_mut().filter(|row| row.slot_id() == slot.as_str()) {
                     if row.status() != Status::Active {
@@ -113,7 +113,7 @@ impl Journal {
                     let oldest = rows.iter().position(|row| row.status() != Status::Active);
                     rows.remove(oldest.expect("one at most is active"));
                 }
-                if K::NAMES_THE_JOURNAL && !rows.iter().any(|row| row.status() == Status::Active) {
+                if K::NAMES_THE_JOURNAL && *first {
                     authority.id().clone_into(&mut self.anchor);
                 }
             }

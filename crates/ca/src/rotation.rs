@@ -132,6 +132,8 @@ pub enum Change<A> {
         slot: SlotId,
         /// The authority.
         authority: A,
+        /// No authority is in use: the journal is to be found by this one from now on.
+        first: bool,
     },
     /// An authority takes over; the one before is now old.
     Activated {
@@ -154,20 +156,21 @@ pub enum Event<A> {
 /// Two slots of one kind of authority, and the work that is under way on them.
 #[derive(Clone, Debug)]
 pub struct Rotation<A> {
-    /// The slot of `current`, or the one where a first authority goes.
+    /// The slot of `current`; without one, the slot where the next authority is made, which is
+    /// never the one whose key the journal is found by. `next` is in the other one.
     slot: SlotId,
     current: Option<A>,
     next: Next<A>,
     /// The step that was begun and is not known to have succeeded. A driver that was interrupted
     /// never answers, so an unanswered step is one that failed.
     work: Option<Step<A>>,
-    /// The journal may name `next` as the active one already: a promotion was not answered.
+    /// The journal may or may not say that `next` is the active one: a promotion was not answered.
     unsettled: bool,
 }
 
 #[derive(Clone, Debug)]
 enum Step<A> {
-    /// Have the journal name the current authority again, before the key of the other is lost.
+    /// Have the journal say what is so, before the key of a slot is lost.
     Settle,
     Key(SlotId),
     Sign(SlotId),
@@ -184,10 +187,11 @@ impl<A: Authority> Rotation<A> {
     }
 
     /// A rotation that goes on with what was found at start: `current` is in `slot` and already
-    /// signs, `next` is in the other.
+    /// signs, `next` is in the other. One of the two is an authority.
     #[must_use]
     pub fn resume(slot: SlotId, current: Option<A>, next: Next<A>) -> Self {
-        Self { slot, current, next, work: None, unsettled: false }
+        let unsettled = current.is_none();
+        Self { slot, current, next, work: None, unsettled }
     }
 
     /// The authority in use, which may have expired.
@@ -234,10 +238,15 @@ impl<A: Authority> Rotation<A> {
                 Some(self.begin(Step::Record(slot, authority), now))
             }
             (Step::Record(slot, authority), Event::Done) => {
-                Some(self.begin(Step::Publish(slot, authority), now))
+                if self.current.is_none() {
+                    self.slot = slot.other();
+                }
+                // When that took half its life, a fresh one serves longer.
+                (!is_stale(&authority, now))
+                    .then(|| self.begin(Step::Publish(slot, authority), now))
             }
-            (Step::Publish(slot, authority), Event::Done) => {
-                self.prepared(slot, authority);
+            (Step::Publish(_, authority), Event::Done) => {
+                self.next = Next::Prepared(authority);
                 self.due_for_promotion(now).map(|next| self.begin(Step::Promote(next), now))
             }
             (Step::Promote(authority), Event::Done) => Some(self.take_over(authority)),
@@ -318,9 +327,7 @@ impl<A: Authority> Rotation<A> {
         {
             return false;
         }
-        self.current.as_ref().is_none_or(|current| {
-            now > preparation_threshold(current) || is_from_the_future(current, now)
-        })
+        self.current.as_ref().is_none_or(|current| is_stale(current, now))
     }
 
     fn make(&mut self, now: SystemTime) -> Action<A> {
@@ -338,16 +345,7 @@ impl<A: Authority> Rotation<A> {
 
     fn retry(&mut self, step: Step<A>, now: SystemTime) -> Action<A> {
         match &step {
-            // Half its life passed in vain: a fresh one serves longer.
-            Step::Record(_, authority) | Step::Publish(_, authority)
-                if now > preparation_threshold(authority) || is_from_the_future(authority, now) =>
-            {
-                if self.current.is_none() {
-                    // The journal may be found by this key alone by now; spare it.
-                    self.slot = self.slot.other();
-                }
-                self.make(now)
-            }
+            Step::Publish(_, authority) if is_stale(authority, now) => self.make(now),
             // What could not be signed with may never be: make the key again, too.
             Step::Settle | Step::Key(_) | Step::Sign(_) => self.make(now),
             _ => self.begin(step, now),
@@ -355,16 +353,17 @@ impl<A: Authority> Rotation<A> {
     }
 
     fn begin(&mut self, step: Step<A>, now: SystemTime) -> Action<A> {
+        let first = self.current.is_none();
         let action = match step.clone() {
-            Step::Settle => Action::Journal(Change::Activated {
-                id: self.current.as_ref().expect("it was to be replaced").id().to_owned(),
-            }),
+            Step::Settle => Action::Journal(self.what_is_so()),
             Step::Key(slot) => Action::GenerateKey { slot },
             Step::Sign(slot) => Action::SelfSign { slot, issued_at: now },
-            Step::Record(slot, authority) => Action::Journal(Change::Prepared { slot, authority }),
+            Step::Record(slot, authority) => {
+                Action::Journal(Change::Prepared { slot, authority, first })
+            }
             Step::Publish(slot, authority) => Action::Publish { slot, authority },
             Step::Promote(authority) => {
-                self.unsettled = self.current.is_some();
+                self.unsettled = true;
                 Action::Journal(Change::Activated { id: authority.id().to_owned() })
             }
         };
@@ -372,11 +371,16 @@ impl<A: Authority> Rotation<A> {
         action
     }
 
-    fn prepared(&mut self, slot: SlotId, authority: A) {
-        // A first authority was made where the current one will be: it is the other slot that
-        // is named until it takes over.
-        self.slot = slot.other();
-        self.next = Next::Prepared(authority);
+    /// The change after which the journal agrees with the slots.
+    fn what_is_so(&self) -> Change<A> {
+        match (&self.current, &self.next) {
+            (Some(current), _) => Change::Activated { id: current.id().to_owned() },
+            (None, Next::Prepared(next) | Next::Old(next)) => {
+                let (slot, authority) = (self.slot.other(), next.clone());
+                Change::Prepared { slot, authority, first: true }
+            }
+            (None, Next::Empty) => unreachable!("only a promotion leaves something to settle"),
+        }
     }
 
     fn take_over(&mut self, authority: A) -> Action<A> {
@@ -405,6 +409,11 @@ pub fn activation_threshold<A: Authority>(authority: &A) -> SystemTime {
 /// Has time to live, and its life has begun: fit to sign with for a while.
 fn fits<A: Authority>(authority: &A, now: SystemTime) -> bool {
     now <= activation_threshold(authority) && !is_from_the_future(authority, now)
+}
+
+/// Its own successor would be due.
+fn is_stale<A: Authority>(authority: &A, now: SystemTime) -> bool {
+    now > preparation_threshold(authority) || is_from_the_future(authority, now)
 }
 
 /// The clock was set back far enough for nobody to accept what the authority signs.

@@ -58,6 +58,14 @@ pub(crate) struct Durable {
     pub(crate) operations: usize,
 }
 
+impl Durable {
+    fn fail_plainly(&mut self) {
+        if self.fault == Some((0, Fault::LoseAnswer)) {
+            self.fault = Some((0, Fault::Fail));
+        }
+    }
+}
+
 impl World {
     pub(crate) fn new() -> Self {
         Self(Arc::default())
@@ -131,9 +139,7 @@ impl KeyManager for World {
             message: "keymanager(test): out of order".to_owned(),
         };
         // A key manager that fails has kept the key before.
-        if let Some((0, Fault::LoseAnswer)) = self.durable().fault {
-            self.durable().fault = Some((0, Fault::Fail));
-        }
+        self.durable().fail_plainly();
         self.operate(|durable| {
             durable.keys.insert(id.to_owned(), key.clone());
             key

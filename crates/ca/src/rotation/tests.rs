@@ -53,7 +53,7 @@ fn a_first_authority_is_journaled_and_published_before_it_is_used() {
         [
             Action::GenerateKey { slot },
             Action::SelfSign { slot, issued_at: now },
-            Action::Journal(Change::Prepared { slot, authority: one.clone() }),
+            Action::Journal(Change::Prepared { slot, authority: one.clone(), first: true }),
             Action::Publish { slot, authority: one.clone() },
             Action::Journal(Change::Activated { id: "one".into() }),
             Action::Activate { slot, authority: one.clone() },
@@ -108,7 +108,8 @@ fn a_failed_step_is_taken_again_with_the_same_authority() {
     rotation.on_event(Event::Done, now);
     rotation.on_event(Event::Issued(two.clone()), now);
     assert_eq!(rotation.on_event(Event::Failed, now), None);
-    let journal = Action::Journal(Change::Prepared { slot: SlotId::B, authority: two.clone() });
+    let journal =
+        Action::Journal(Change::Prepared { slot: SlotId::B, authority: two.clone(), first: false });
     assert_eq!(rotation.on_timer(now), Some(journal));
     rotation.on_event(Event::Done, now);
     assert_eq!(rotation.on_event(Event::Failed, now), None);
