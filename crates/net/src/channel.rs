@@ -1,109 +1,85 @@
 //! Client channels over our own connections: a Unix socket, or TLS by SPIFFE ID.
 //!
-//! A channel connects when it is first used, and again whenever its connection is gone. Its
-//! failures are [`ConnectError`]s; [`explain`] puts them in grpc-go's words.
+//! A [`Channel`] connects when it is first used, and again whenever its connection is gone, or the
+//! identity or roots that it was made with have changed. A call that met a connection on its way
+//! out is sent once more on a new one: servers end connections every few minutes, and nobody
+//! should notice.
 
-use std::future::Future;
-use std::io;
-use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
-use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+mod dial;
+
+use std::path::Path;
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
-use http::Uri;
-use hyper_util::rt::TokioIo;
-use nix::sys::socket::{setsockopt, sockopt};
-use rustls_pki_types::ServerName;
-use tokio::net::{TcpStream, UnixStream};
-use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
-use tonic::Status;
-use tonic::transport::{Channel, Endpoint};
+use futures_util::future::BoxFuture;
+use http::header::USER_AGENT;
+use http::uri::{Authority, Scheme};
+use http::{HeaderValue, Request, Response, Uri};
+use http_body_util::BodyExt;
+use hyper::client::conn::http2::{Builder, SendRequest};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use steeple_runtime::drain::Tasks;
+use tokio::sync::Mutex;
+use tokio::time::{Instant, timeout_at};
+use tonic::body::Body;
+use tonic::{Code, Status};
 use tower_service::Service;
 
-use crate::tls::{ClientTls, PeerVerifyError, find_peer_error};
+use crate::deadline::{self, Timely};
+use crate::serve::Spawner;
+use crate::tls::ClientTls;
 
-/// From looking up a name to the end of the TLS handshake.
-const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
-/// For one address of several.
-const DIAL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a TCP connection is idle before the kernel probes it.
-const TCP_KEEPALIVE_SECONDS: u32 = 30;
+pub use dial::ConnectError;
+use dial::Target;
 
-/// Why there is no connection. The texts are grpc-go's.
-#[derive(Debug, thiserror::Error)]
-pub enum ConnectError {
-    /// The server's name has no address.
-    #[error("name resolver error: {host}: {}", go_text(.source))]
-    Resolve {
-        /// The name, with the port.
-        host: String,
-        /// What the resolver said.
-        source: io::Error,
-    },
-    /// No connection to an address or socket.
-    #[error("Error while dialing: dial {network} {address}: connect: {}", go_text(.source))]
-    Dial {
-        /// `tcp` or `unix`.
-        network: &'static str,
-        /// The address or path.
-        address: String,
-        /// What the system said.
-        source: io::Error,
-    },
-    /// The server is not who it should be.
-    #[error("authentication handshake failed: {0}")]
-    Peer(#[source] Arc<PeerVerifyError>),
-    /// The TLS handshake failed for another reason.
-    #[error("authentication handshake failed: {0}")]
-    Handshake(#[source] io::Error),
-    /// Connecting took too long.
-    #[error("Error while dialing: dial {network} {address}: i/o timeout")]
-    Timeout {
-        /// `tcp` or `unix`.
-        network: &'static str,
-        /// The address or path.
-        address: String,
-    },
+/// How often a call is sent anew because its connection ended before it was sent.
+const MAX_ATTEMPTS: usize = 4;
+/// What we say we are.
+const AGENT: HeaderValue = HeaderValue::from_static(concat!("steeple/", env!("CARGO_PKG_VERSION")));
+
+/// A connection to a server, made when needed. Clones share it. Generated clients take it.
+#[derive(Clone)]
+pub struct Channel(Arc<Inner>);
+
+struct Inner {
+    target: Target,
+    scheme: Scheme,
+    authority: Authority,
+    tasks: Tasks,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    current: Option<Connection>,
+    /// When the last attempt to connect began, if it failed, and why.
+    failed: Option<(Instant, Arc<ConnectError>)>,
+    made: u64,
+}
+
+#[derive(Clone)]
+struct Connection {
+    number: u64,
+    version: u64,
+    sender: SendRequest<Body>,
 }
 
 /// A channel to the server that listens on the Unix socket `path`. Its authority is `localhost`.
 pub fn unix(path: &Path) -> Channel {
-    let path: Arc<Path> = path.into();
-    let connector = Connector(move || {
-        let path = Arc::clone(&path);
-        async move {
-            let address = || PathBuf::from(&*path).display().to_string();
-            match timeout(DIAL_DEADLINE, UnixStream::connect(&path)).await {
-                Ok(Ok(stream)) => Ok(stream),
-                Ok(Err(source)) => {
-                    Err(ConnectError::Dial { network: "unix", address: address(), source })
-                }
-                Err(_) => Err(ConnectError::Timeout { network: "unix", address: address() }),
-            }
-        }
-    });
-    Endpoint::from_static("http://localhost").connect_with_connector_lazy(connector)
+    let target = Target::Unix(path.to_owned());
+    Channel::new(target, Scheme::HTTP, Authority::from_static("localhost"))
 }
 
-/// A channel that is renewed when its owner's identity or the server's roots change.
-#[derive(Debug)]
-pub struct TlsChannel {
-    endpoint: Endpoint,
-    server: Arc<Server>,
-    current: Mutex<Option<(u64, Channel)>>,
-}
-
-#[derive(Debug)]
-struct Server {
-    host: String,
-    port: u16,
-    tls: ClientTls,
-    /// How many connections were begun, so that each begins with another of the addresses.
-    begun: AtomicUsize,
+/// A channel to `host` (a DNS name or an IP address, without brackets) at `port`.
+///
+/// # Errors
+/// When that does not make an address.
+pub fn tls(host: &str, port: u16, tls: ClientTls) -> Result<Channel, InvalidAddress> {
+    let invalid = || InvalidAddress(host.chars().take(100).collect());
+    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+    let authority = format!("{bracketed}:{port}").parse().map_err(|_| invalid())?;
+    let target = Target::tls(host, port, tls).ok_or_else(invalid)?;
+    Ok(Channel::new(target, Scheme::HTTPS, authority))
 }
 
 /// A server's address that is no host and port.
@@ -111,169 +87,167 @@ struct Server {
 #[error("invalid server address {0:?}")]
 pub struct InvalidAddress(String);
 
-impl TlsChannel {
-    /// A channel to `host` (a DNS name or an IP address, without brackets) at `port`.
-    ///
-    /// # Errors
-    /// When that does not make an address.
-    pub fn new(host: &str, port: u16, tls: ClientTls) -> Result<Self, InvalidAddress> {
-        let invalid = || InvalidAddress(host.chars().take(100).collect());
-        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let uri = format!("https://{bracketed}:{port}");
-        let endpoint = Endpoint::from_shared(uri).map_err(|_| invalid())?;
-        if server_name(host).is_none() {
-            return Err(invalid());
-        }
-        let server = Server { host: host.to_owned(), port, tls, begun: AtomicUsize::new(0) };
-        Ok(Self { endpoint, server: Arc::new(server), current: Mutex::new(None) })
+/// Why the call that ended in `status` had no connection, if that was the reason.
+pub fn connect_error(status: &Status) -> Option<&ConnectError> {
+    std::error::Error::source(status)?.downcast_ref()
+}
+
+impl Channel {
+    fn new(target: Target, scheme: Scheme, authority: Authority) -> Self {
+        let (tasks, state) = (Tasks::new(), Mutex::default());
+        Self(Arc::new(Inner { target, scheme, authority, tasks, state }))
     }
 
-    /// The channel to use now: for a call, not to be kept. What is under way on an older one goes
-    /// on.
-    pub fn channel(&self) -> Channel {
-        let version = self.server.tls.version();
-        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
-        match &*current {
-            Some((of, channel)) if *of == version => channel.clone(),
-            _ => {
-                let channel = self.connect();
-                *current = Some((version, channel.clone()));
-                channel
+    /// Connects now, if there is no connection.
+    ///
+    /// # Errors
+    /// `UNAVAILABLE`, with the [`ConnectError`] as its source.
+    pub async fn connect(&self) -> Result<(), Status> {
+        self.0.connection().await.map(|_| ()).map_err(unavailable)
+    }
+
+    /// Lets go of the connection: the next call makes a new one. Calls under way go on.
+    pub async fn release(&self) {
+        self.0.state.lock().await.current = None;
+    }
+}
+
+impl std::fmt::Debug for Channel {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Channel").field("authority", &self.0.authority).finish_non_exhaustive()
+    }
+}
+
+impl Service<Request<Body>> for Channel {
+    type Response = Response<Body>;
+    type Error = Status;
+    type Future = BoxFuture<'static, Result<Response<Body>, Status>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Status>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let inner = Arc::clone(&self.0);
+        Box::pin(async move { inner.call(request).await })
+    }
+}
+
+impl Inner {
+    /// Calls, within the deadline that the request names.
+    async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+        let timeout = request.headers().get(deadline::HEADER).and_then(deadline::parse);
+        let mut uri = std::mem::take(request.uri_mut()).into_parts();
+        uri.scheme = Some(self.scheme.clone());
+        uri.authority = Some(self.authority.clone());
+        *request.uri_mut() =
+            Uri::from_parts(uri).map_err(|error| Status::internal(error.to_string()))?;
+        request.headers_mut().insert(USER_AGENT, AGENT);
+
+        let Some(end) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) else {
+            return self.send(request).await;
+        };
+        match timeout_at(end, self.send(request)).await {
+            Ok(response) => Ok(response?.map(|body| Body::new(Timely::new(body, end)))),
+            Err(_) => Err(deadline::exceeded()),
+        }
+    }
+
+    /// Sends a request, anew if its connection ended before it was sent.
+    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+        for attempt in 1.. {
+            let mut connection = self.connection().await.map_err(unavailable)?;
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => {
+                    return Ok(response.map(|body| Body::new(body.map_err(lost))));
+                }
+                Err(mut error) => match error.take_message() {
+                    Some(unsent) if attempt < MAX_ATTEMPTS => {
+                        self.forget(&connection).await;
+                        request = unsent;
+                    }
+                    _ => return Err(lost(error.into_error())),
+                },
+            }
+        }
+        unreachable!("the last attempt returns")
+    }
+
+    /// The connection, made if there is none. One caller connects while the others wait; if it
+    /// fails, it fails for all of them.
+    async fn connection(&self) -> Result<Connection, Arc<ConnectError>> {
+        let asked = Instant::now();
+        let mut state = self.state.lock().await;
+        let version = self.target.version();
+        if let Some(current) = &state.current
+            && current.version == version
+            && !current.sender.is_closed()
+        {
+            return Ok(current.clone());
+        }
+        if let Some((begun, error)) = &state.failed
+            && *begun >= asked
+        {
+            return Err(Arc::clone(error));
+        }
+        state.current = None;
+        let begun = Instant::now();
+        match self.connect().await {
+            Ok(sender) => {
+                state.made += 1;
+                let connection = Connection { number: state.made, version, sender };
+                state.current = Some(connection.clone());
+                state.failed = None;
+                Ok(connection)
+            }
+            Err(error) => {
+                let error = Arc::new(error);
+                state.failed = Some((begun, Arc::clone(&error)));
+                Err(error)
             }
         }
     }
 
-    /// Drops the connection: the next call makes a new one.
-    pub fn release(&self) {
-        *self.current.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    async fn connect(&self) -> Result<SendRequest<Body>, ConnectError> {
+        let io = TokioIo::new(self.target.dial().await?);
+        let (sender, connection) = Builder::new(Spawner(self.tasks.clone()))
+            .timer(TokioTimer::new())
+            .initial_stream_window_size(1024 * 1024)
+            .initial_connection_window_size(2 * 1024 * 1024)
+            .handshake(io)
+            .await
+            .map_err(ConnectError::Http2)?;
+        self.tasks.spawn_isolated("grpc_client", async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(%error, "Connection to server ended");
+            }
+        });
+        Ok(sender)
     }
 
-    fn connect(&self) -> Channel {
-        let server = Arc::clone(&self.server);
-        let connector = Connector(move || Arc::clone(&server).connect());
-        self.endpoint.connect_with_connector_lazy(connector)
-    }
-}
-
-type ClientStream = tokio_rustls::client::TlsStream<TcpStream>;
-
-impl Server {
-    async fn connect(self: Arc<Self>) -> Result<ClientStream, ConnectError> {
-        match timeout(CONNECT_DEADLINE, self.dial_and_shake_hands()).await {
-            Ok(connected) => connected,
-            Err(_) => Err(ConnectError::Timeout { network: "tcp", address: self.address() }),
+    async fn forget(&self, connection: &Connection) {
+        let mut state = self.state.lock().await;
+        if state.current.as_ref().is_some_and(|current| current.number == connection.number) {
+            state.current = None;
         }
     }
-
-    async fn dial_and_shake_hands(&self) -> Result<ClientStream, ConnectError> {
-        let name = server_name(&self.host).expect("checked when the channel was made");
-        let stream = self.dial().await?;
-        let connector = TlsConnector::from(self.tls.config());
-        connector.connect(name, stream).await.map_err(|error| match find_peer_error(&error) {
-            Some(peer) => ConnectError::Peer(peer),
-            None => ConnectError::Handshake(error),
-        })
-    }
-
-    /// Tries the addresses of the name one after the other, beginning with another one each time.
-    async fn dial(&self) -> Result<TcpStream, ConnectError> {
-        let resolve = |source| ConnectError::Resolve { host: self.address(), source };
-        let mut addresses: Vec<SocketAddr> =
-            tokio::net::lookup_host((&*self.host, self.port)).await.map_err(resolve)?.collect();
-        if !addresses.is_empty() {
-            let begun = self.begun.fetch_add(1, Ordering::Relaxed);
-            let first = begun % addresses.len();
-            addresses.rotate_left(first);
-        }
-        let mut failure = resolve(io::Error::new(io::ErrorKind::NotFound, "no such host"));
-        for address in addresses {
-            failure = match timeout(DIAL_DEADLINE, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    keep_alive(&stream);
-                    return Ok(stream);
-                }
-                Ok(Err(source)) => {
-                    ConnectError::Dial { network: "tcp", address: address.to_string(), source }
-                }
-                Err(_) => ConnectError::Timeout { network: "tcp", address: address.to_string() },
-            };
-        }
-        Err(failure)
-    }
-
-    fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
-    }
 }
 
-/// SPIFFE names servers, not DNS; TLS still wants to be told which one is meant.
-fn server_name(host: &str) -> Option<ServerName<'static>> {
-    ServerName::try_from(host.to_owned()).ok()
+fn unavailable(error: Arc<ConnectError>) -> Status {
+    let text = match &*error {
+        ConnectError::Resolve { .. } => error.to_string(),
+        _ => format!("connection error: desc = {:?}", format!("transport: {error}")),
+    };
+    let mut status = Status::unavailable(text);
+    status.set_source(error);
+    status
 }
 
-/// Keepalive by the kernel: HTTP/2 pings more often than every five minutes make a Go server end
-/// the connection. It works without any.
-fn keep_alive(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
-    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &TCP_KEEPALIVE_SECONDS);
-}
-
-/// A function that connects, as tonic wants it.
-#[derive(Clone)]
-struct Connector<F>(F);
-
-impl<F, Fut, Io> Service<Uri> for Connector<F>
-where
-    F: FnMut() -> Fut,
-    Fut: Future<Output = Result<Io, ConnectError>> + Send + 'static,
-    Io: 'static,
-{
-    type Response = TokioIo<Io>;
-    type Error = ConnectError;
-    type Future = Pin<Box<dyn Future<Output = Result<TokioIo<Io>, ConnectError>> + Send>>;
-
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ConnectError>> {
-        Poll::Ready(Ok(()))
-    }
-
-    fn call(&mut self, _: Uri) -> Self::Future {
-        let connecting = self.0();
-        Box::pin(async move { connecting.await.map(TokioIo::new) })
-    }
-}
-
-/// Why the call that ended in `status` had no connection, if that was the reason.
-pub fn connect_error(status: &Status) -> Option<&ConnectError> {
-    let mut next: Option<&(dyn std::error::Error + 'static)> = std::error::Error::source(status);
-    while let Some(error) = next {
-        if let Some(found) = error.downcast_ref() {
-            return Some(found);
-        }
-        next = error.source();
-    }
-    None
-}
-
-/// `status` in the words of grpc-go, if there was no connection; as it is otherwise.
-pub fn explain(status: Status) -> Status {
-    match connect_error(&status) {
-        Some(error @ ConnectError::Resolve { .. }) => Status::unavailable(error.to_string()),
-        Some(error) => {
-            let text = format!("transport: {error}");
-            Status::unavailable(format!("connection error: desc = {text:?}"))
-        }
-        None => status,
-    }
-}
-
-/// An error of the system as Go prints it: without a number, in lower case.
-fn go_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut characters = text.chars();
-    match characters.next() {
-        Some(first) => first.to_lowercase().chain(characters).collect(),
-        None => String::new(),
+/// A connection that broke: the server's own reason if it gave one, `UNAVAILABLE` otherwise.
+fn lost(error: hyper::Error) -> Status {
+    match Status::try_from_error(Box::new(error)) {
+        Ok(status) if status.code() != Code::Unknown => status,
+        Ok(status) => Status::unavailable(format!("error reading from server: {status}")),
+        Err(error) => Status::unavailable(format!("error reading from server: {error}")),
     }
 }

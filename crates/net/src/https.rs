@@ -204,3 +204,6 @@ fn system_roots() -> RootCertStore {
     store.add_parsable_certificates(found.certs);
     store
 }
+
+#[cfg(test)]
+mod tests;

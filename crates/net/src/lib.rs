@@ -11,6 +11,7 @@
 
 pub mod authority;
 pub mod channel;
+mod deadline;
 pub mod https;
 pub mod serve;
 pub mod status;

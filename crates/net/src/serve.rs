@@ -21,6 +21,7 @@ use tonic::body::Body;
 use tonic::transport::server::Connected;
 use tower_service::Service;
 
+pub(crate) use connection::Spawner;
 pub use router::Router;
 
 /// Where connections come from.

@@ -30,3 +30,32 @@ pub fn detail<M: Message + Default>(status: &Status, full_name: &str) -> Option<
         .find(|any| any.type_url.rsplit('/').next() == Some(full_name))
         .and_then(|any| M::decode(any.value.as_slice()).ok())
 }
+
+#[cfg(test)]
+mod tests {
+    use steeple_proto::spire::api::types::PermissionDeniedDetails;
+
+    use super::*;
+
+    const NAME: &str = "spire.api.types.PermissionDeniedDetails";
+
+    #[test]
+    fn a_detail_survives_the_wire() {
+        let sent = PermissionDeniedDetails { reason: 3 };
+        let status =
+            with_details(Code::PermissionDenied, "agent is banned", vec![pack(NAME, &sent)]);
+        let headers = status.into_http::<()>().into_parts().0.headers;
+        let received = Status::from_header_map(&headers).unwrap();
+        assert_eq!(received.code(), Code::PermissionDenied);
+        assert_eq!(received.message(), "agent is banned");
+        assert_eq!(detail::<PermissionDeniedDetails>(&received, NAME), Some(sent));
+        assert_eq!(detail::<PermissionDeniedDetails>(&received, "another.Name"), None);
+    }
+
+    #[test]
+    fn broken_details_are_no_details() {
+        let status = Status::with_details(Code::Internal, "", Bytes::from_static(b"\xff\xff"));
+        assert_eq!(details(&status), []);
+        assert_eq!(details(&Status::internal("none")), []);
+    }
+}

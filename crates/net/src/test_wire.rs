@@ -144,7 +144,7 @@ pub(crate) fn huffman(text: &str) -> Vec<u8> {
         let (_, code, len) = *CODES.iter().find(|(it, _, _)| *it == character).unwrap();
         bits.extend((0..len).rev().map(|bit| code >> bit & 1 == 1));
     }
-    while bits.len() % 8 != 0 {
+    while !bits.len().is_multiple_of(8) {
         bits.push(true);
     }
     bits.chunks(8).map(|byte| byte.iter().fold(0, |sum, bit| sum << 1 | u8::from(*bit))).collect()

@@ -2,19 +2,16 @@
 //! words where tonic has its own.
 
 use std::convert::Infallible;
-use std::future::Future;
-use std::pin::Pin;
-use std::task::{Context, Poll, ready};
-use std::time::Duration;
 
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
-use http_body::Frame;
-use tokio::time::{Instant, Sleep, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::ServiceExt;
 use tower_service::Service;
+
+use crate::deadline::{self, Timely};
 
 /// Answers one request, within the deadline that it brings.
 pub(super) async fn answer<S>(
@@ -27,7 +24,7 @@ where
     if let Some(refusal) = refuse(&request) {
         return Ok(refusal);
     }
-    let deadline = match request.headers().get("grpc-timeout").map(timeout) {
+    let deadline = match request.headers().get(deadline::HEADER).map(deadline::parse) {
         None => None,
         Some(Some(timeout)) => Instant::now().checked_add(timeout),
         Some(None) => return Ok(Status::internal("malformed grpc-timeout").into_http()),
@@ -37,12 +34,8 @@ where
     };
     match timeout_at(deadline, service.oneshot(request)).await {
         Ok(Ok(response)) => Ok(reword(response).map(|body| Body::new(Timely::new(body, deadline)))),
-        Err(_) => Ok(late().into_http()),
+        Err(_) => Ok(deadline::exceeded().into_http()),
     }
-}
-
-fn late() -> Status {
-    Status::deadline_exceeded("context deadline exceeded")
 }
 
 /// A request that is not gRPC's.
@@ -75,24 +68,6 @@ fn plain(code: StatusCode, status: &Status) -> Response<Body> {
     response
 }
 
-/// A `grpc-timeout`: at most eight digits and a unit.
-fn timeout(value: &HeaderValue) -> Option<Duration> {
-    let (digits, unit) = value.to_str().ok()?.split_at_checked(value.len().checked_sub(1)?)?;
-    if digits.is_empty() || digits.len() > 8 || !digits.bytes().all(|it| it.is_ascii_digit()) {
-        return None;
-    }
-    let amount: u64 = digits.parse().ok()?;
-    match unit {
-        "H" => Some(Duration::from_secs(amount * 3600)),
-        "M" => Some(Duration::from_secs(amount * 60)),
-        "S" => Some(Duration::from_secs(amount)),
-        "m" => Some(Duration::from_millis(amount)),
-        "u" => Some(Duration::from_micros(amount)),
-        "n" => Some(Duration::from_nanos(amount)),
-        _ => None,
-    }
-}
-
 /// tonic's answer to a message that is too large, in grpc-go's code and words.
 fn reword(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
@@ -116,47 +91,82 @@ fn too_large(headers: &HeaderMap) -> Option<(u64, u64)> {
     Some((found.parse().ok()?, rest.strip_suffix(" bytes")?.parse().ok()?))
 }
 
-/// A response that ends with `DEADLINE_EXCEEDED` when its time is up.
-struct Timely {
-    body: Body,
-    deadline: Pin<Box<Sleep>>,
-    over: bool,
-}
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
 
-impl Timely {
-    fn new(body: Body, deadline: Instant) -> Self {
-        Self { body, deadline: Box::pin(sleep_until(deadline)), over: false }
-    }
-}
+    use http_body::Frame;
+    use http_body_util::BodyExt;
 
-impl http_body::Body for Timely {
-    type Data = bytes::Bytes;
-    type Error = Status;
+    use super::*;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Self::Data>, Status>>> {
-        if self.over {
-            return Poll::Ready(None);
+    fn request(timeout: Option<&str>) -> Request<Body> {
+        let mut request = Request::post("/a.B/C").header(CONTENT_TYPE, "application/grpc+proto");
+        if let Some(timeout) = timeout {
+            request = request.header("grpc-timeout", timeout);
         }
-        if let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) {
-            return Poll::Ready(frame);
+        request.body(Body::empty()).unwrap()
+    }
+
+    async fn ask<F>(request: Request<Body>, respond: impl FnOnce() -> F + Clone) -> Response<Body>
+    where
+        F: Future<Output = Response<Body>>,
+    {
+        let service = tower::service_fn(move |_: Request<Body>| {
+            let respond = respond.clone();
+            async move { Ok(respond().await) }
+        });
+        let Ok(response) = answer(service, request).await;
+        response
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_handler_that_takes_longer_than_its_caller_waits_is_cut_off() {
+        let response = ask(request(Some("250m")), std::future::pending).await;
+        let status = Status::from_header_map(response.headers()).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+        assert_eq!(status.message(), "context deadline exceeded");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_stream_ends_when_its_caller_stops_waiting() {
+        let stream = futures_util::stream::pending::<Result<Frame<bytes::Bytes>, Status>>();
+        let body = http_body_util::StreamBody::new(stream);
+        let respond = || std::future::ready(Response::new(Body::new(body)));
+        let once = std::sync::Mutex::new(Some(respond));
+        let once = std::sync::Arc::new(once);
+        let response =
+            ask(request(Some("2S")), move || once.lock().unwrap().take().unwrap()()).await;
+        let trailers = response.into_body().collect().await.unwrap().trailers().cloned().unwrap();
+        let status = Status::from_header_map(&trailers).unwrap();
+        assert_eq!(status.code(), Code::DeadlineExceeded);
+    }
+
+    #[tokio::test]
+    async fn a_malformed_timeout_is_refused() {
+        for text in ["", "S", "1", "123456789S", "-1S", "1x", "1.5S"] {
+            let response = ask(request(Some(text)), std::future::pending).await;
+            let status = Status::from_header_map(response.headers()).unwrap();
+            assert_eq!(status.code(), Code::Internal, "{text:?}");
         }
-        ready!(self.deadline.as_mut().poll(cx));
-        self.over = true;
-        // What the handler still does is of no use to anybody.
-        self.body = Body::empty();
-        let mut trailers = HeaderMap::new();
-        let _ = late().add_header(&mut trailers);
-        Poll::Ready(Some(Ok(Frame::trailers(trailers))))
+        assert_eq!(
+            deadline::parse(&HeaderValue::from_static("99999999H")).unwrap().as_secs(),
+            359_999_996_400
+        );
+        assert_eq!(
+            deadline::parse(&HeaderValue::from_static("7u")),
+            Some(Duration::from_micros(7))
+        );
     }
 
-    fn is_end_stream(&self) -> bool {
-        self.over || self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        http_body::SizeHint::new()
+    #[tokio::test]
+    async fn what_is_not_grpc_is_told_so() {
+        let get = Request::get("/a.B/C").body(Body::empty()).unwrap();
+        assert_eq!(ask(get, std::future::pending).await.status(), StatusCode::METHOD_NOT_ALLOWED);
+        for kind in ["application/json", "application/grpcx", "text/plain"] {
+            let post = Request::post("/a.B/C").header(CONTENT_TYPE, kind).body(Body::empty());
+            let response = ask(post.unwrap(), std::future::pending).await;
+            assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
+        }
     }
 }

@@ -87,9 +87,9 @@ fn builder(limits: &Limits, streams: Tasks) -> hyper::server::conn::http2::Build
     builder
 }
 
-/// Requests are tasks of the server that took the connection.
+/// What hyper spawns are tasks of whoever has the connection.
 #[derive(Clone)]
-struct Spawner(Tasks);
+pub(crate) struct Spawner(pub(crate) Tasks);
 
 impl<F> hyper::rt::Executor<F> for Spawner
 where

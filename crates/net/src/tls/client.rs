@@ -108,13 +108,11 @@ impl ClientTls {
 }
 
 fn config(check: Check, identity: Option<IdentitySlot>) -> Arc<ClientConfig> {
-    let provider = provider();
-    let verifier = Verifier { check, provider: Arc::clone(&provider) };
-    let builder = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider())
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
         .expect("the provider has cipher suites for both versions")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(verifier));
+        .with_custom_certificate_verifier(Arc::new(Verifier { check, provider: provider() }));
     let mut config = match identity {
         Some(identity) => builder.with_client_cert_resolver(Arc::new(Resolver(identity))),
         None => builder.with_no_client_auth(),
@@ -174,6 +172,12 @@ impl X509BundleSource for Domain<'_> {
     fn x509_authorities(&self, trust_domain: &TrustDomain) -> Option<Vec<Certificate>> {
         (self.name == *trust_domain).then(|| (**self.roots.0.value.load()).clone())
     }
+}
+
+/// The verifier of an insecure client, for a configuration of the test's own.
+#[cfg(test)]
+pub(super) fn insecure_verifier(server: SpiffeId) -> Arc<dyn ServerCertVerifier> {
+    Arc::new(Verifier { check: Check::Claim { server }, provider: provider() })
 }
 
 #[derive(Debug)]
