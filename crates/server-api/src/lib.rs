@@ -1,1 +1,168 @@
-//! steeple-server-api
+//! The server's gRPC APIs: adapters over the use cases, behind one stack.
+//!
+//! Not here: what the calls do (`steeple-server-core`), sockets and TLS
+//! (`steeple-net`). This crate and `net` alone know gRPC statuses here.
+//!
+//! Invariant: no handler runs without a row in [`table`] that lets its caller
+//! in; every error becomes a status in [`status`].
+//!
+//! Start at `stack.rs` for what happens before a handler, at `entry.rs` for
+//! what handlers look like.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod agent;
+mod audit;
+mod authority;
+mod bundle;
+mod call;
+mod convert;
+mod debug;
+mod entry;
+mod federation;
+mod health;
+mod limit;
+mod logger;
+mod name;
+mod stack;
+mod status;
+mod svid;
+mod table;
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Instant;
+
+use http::{Request, Response};
+use steeple_net::serve::Router;
+use steeple_proto::spire::api::server::agent::v1::agent_server::AgentServer;
+use steeple_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
+use steeple_proto::spire::api::server::debug::v1::debug_server::DebugServer;
+use steeple_proto::spire::api::server::entry::v1::entry_server::EntryServer;
+use steeple_proto::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
+use steeple_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
+use steeple_proto::spire::api::server::svid::v1::svid_server::SvidServer;
+use steeple_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
+use steeple_runtime::Clock;
+use steeple_runtime::log::LogHandle;
+use steeple_server_core::ServerSvid;
+use steeple_server_core::access::Gatekeeper;
+use steeple_server_core::agents::Agents;
+use steeple_server_core::authorities::Authorities;
+use steeple_server_core::bundles::Bundles;
+use steeple_server_core::entries::Entries;
+use steeple_server_core::svids::Svids;
+use steeple_spiffe::TrustDomain;
+use steeple_store::Store;
+use tokio::sync::{Mutex, watch};
+use tonic::body::Body;
+use tonic_health::pb::health_server::HealthServer;
+use tower_service::Service;
+
+pub use limit::LimitSwitches;
+
+use crate::agent::AgentService;
+use crate::audit::Audit;
+use crate::authority::AuthorityService;
+use crate::bundle::BundleService;
+use crate::debug::DebugService;
+use crate::entry::EntryService;
+use crate::federation::FederationService;
+use crate::health::HealthService;
+use crate::limit::Limits;
+use crate::logger::LoggerService;
+use crate::stack::{Gate, Stack};
+use crate::svid::SvidService;
+
+/// What the APIs are adapters of.
+pub struct Parts {
+    /// The trust domain served.
+    pub trust_domain: TrustDomain,
+    /// The use cases.
+    pub entries: Entries,
+    /// The use cases.
+    pub agents: Agents,
+    /// The use cases.
+    pub svids: Svids,
+    /// The use cases.
+    pub bundles: Bundles,
+    /// The use cases.
+    pub authorities: Authorities,
+    /// Who may do what.
+    pub gatekeeper: Gatekeeper,
+    /// For the counts of Debug.
+    pub store: Arc<dyn Store>,
+    /// For Logger.
+    pub log: LogHandle,
+    /// The server's SVID, for Debug.
+    pub svid: watch::Receiver<ServerSvid>,
+    /// The time.
+    pub clock: Arc<dyn Clock>,
+    /// Which limits apply.
+    pub limits: LimitSwitches,
+    /// Whether a record is written of each call.
+    pub audit: bool,
+}
+
+/// The services, ready to be served on the two listeners.
+pub struct Apis<L, R> {
+    /// For the Unix socket: all of them, callers are local.
+    pub local: L,
+    /// For TCP: callers are who their certificates say.
+    pub remote: R,
+}
+
+/// A gRPC service as [`steeple_net::serve::serve`] takes it.
+pub trait GrpcService:
+    Service<Request<Body>, Response = Response<Body>, Error = Infallible, Future: Send + 'static>
+    + Clone
+    + Send
+    + 'static
+{
+}
+
+impl<S> GrpcService for S
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+}
+
+/// Puts the services together, each listener's behind the same stack.
+#[must_use]
+pub fn apis(parts: Parts) -> Apis<impl GrpcService, impl GrpcService> {
+    let now = Instant::now();
+    let bundles = parts.bundles.clone();
+    let shared = Router::new()
+        .add_service(AgentServer::new(AgentService { agents: Arc::new(parts.agents) }))
+        .add_service(BundleServer::new(BundleService { bundles: bundles.clone() }))
+        .add_service(EntryServer::new(EntryService { entries: Arc::new(parts.entries) }))
+        .add_service(SvidServer::new(SvidService { svids: Arc::new(parts.svids) }))
+        .add_service(TrustDomainServer::new(FederationService))
+        .add_service(LocalAuthorityServer::new(AuthorityService {
+            authorities: Arc::new(parts.authorities),
+        }));
+    let local = shared
+        .clone()
+        .add_service(LoggerServer::new(LoggerService { log: parts.log }))
+        .add_service(HealthServer::new(HealthService { bundles: bundles.clone() }))
+        .add_service(DebugServer::new(DebugService {
+            store: parts.store,
+            bundles: bundles.clone(),
+            svid: parts.svid,
+            started: now,
+            recent: Mutex::new(None),
+        }));
+    let stack = Arc::new(Stack {
+        trust_domain: parts.trust_domain,
+        gatekeeper: parts.gatekeeper,
+        bundles,
+        limits: Arc::new(Limits::new(parts.limits, now)),
+        audit: Audit::new(parts.audit),
+        clock: parts.clock,
+    });
+    Apis {
+        local: Gate::new(Arc::clone(&stack), true, local),
+        remote: Gate::new(stack, false, shared),
+    }
+}

@@ -280,11 +280,6 @@ impl Bundles {
         let bundle = self.foreign_bundle(raw, "setting")?;
         let set = self.store.set_bundle(&bundle).await.map_err(BundleError::Set)?;
         self.forget();
-        tracing::info!(
-            subsystem_name = "api",
-            trust_domain_id = raw.trust_domain,
-            "Bundle set successfully"
-        );
         Ok(set)
     }
 

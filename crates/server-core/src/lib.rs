@@ -14,6 +14,7 @@
 
 pub mod access;
 pub mod agents;
+pub mod authorities;
 mod authority_store;
 pub mod bundles;
 pub mod dns_name;

@@ -1,0 +1,263 @@
+//! What every call passes before its handler, in this order: request id,
+//! authentication, authorisation, limits; and after it: the audit record.
+
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
+
+use futures_util::future::BoxFuture;
+use http::{HeaderMap, Request, Response, request};
+use steeple_net::tls::TlsPeer;
+use steeple_runtime::Clock;
+use steeple_server_core::access::{AccessError, AgentFault, Caller, Gatekeeper, PeerSvid, Permit};
+use steeple_server_core::bundles::Bundles;
+use steeple_server_core::peers::{self, PeerError};
+use steeple_spiffe::TrustDomain;
+use tonic::body::Body;
+use tonic::{Code, Status};
+use tower_service::Service;
+
+use crate::audit::Audit;
+use crate::call::{Call, Facts};
+use crate::limit::{Limits, Toll};
+use crate::status::{Answer, denied};
+use crate::table::{self, Row};
+
+/// What the stack decides with; shared by both listeners.
+pub(crate) struct Stack {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) gatekeeper: Gatekeeper,
+    pub(crate) bundles: Bundles,
+    pub(crate) limits: Arc<Limits>,
+    pub(crate) audit: Audit,
+    pub(crate) clock: Arc<dyn Clock>,
+}
+
+/// A service behind the stack.
+#[derive(Clone)]
+pub(crate) struct Gate<S> {
+    stack: Arc<Stack>,
+    local: bool,
+    inner: S,
+}
+
+impl<S> Gate<S> {
+    /// Puts the stack before `inner`, on the Unix socket (`local`) or on TCP.
+    pub(crate) fn new(stack: Arc<Stack>, local: bool, inner: S) -> Self {
+        Self { stack, local, inner }
+    }
+}
+
+impl<S> Service<Request<Body>> for Gate<S>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+    S: Clone + Send + 'static,
+    S::Future: Send + 'static,
+{
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = BoxFuture<'static, Result<Response<Body>, Infallible>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let later = self.inner.clone();
+        // The clone that was polled ready is the one to call.
+        let mut inner = std::mem::replace(&mut self.inner, later);
+        let Some(row) = table::row(request.uri().path(), self.local) else {
+            // The router behind has the words for what does not exist.
+            return Box::pin(inner.call(request));
+        };
+        let stack = Arc::clone(&self.stack);
+        let local = self.local;
+        Box::pin(async move {
+            let (mut head, body) = request.into_parts();
+            let subject = stack.audit.subject(&head);
+            match stack.admit(row, local, &head).await {
+                Ok(call) => {
+                    head.extensions.insert(call.clone());
+                    let response = inner.call(Request::from_parts(head, body)).await?;
+                    Ok(stack.audit.follow(call, subject, words_of_grpc(response)))
+                }
+                Err(status) => {
+                    stack.audit.refused(row, subject, &status);
+                    Ok(status.into_http())
+                }
+            }
+        })
+    }
+}
+
+impl Stack {
+    async fn admit(
+        &self,
+        row: &'static Row,
+        local: bool,
+        head: &request::Parts,
+    ) -> Result<Call, Status> {
+        let request_id = uuid::Uuid::new_v4().to_string();
+        let caller = if local { Caller::Local } else { self.authenticate(row, head).await? };
+        let permit = self.authorize(row, &caller, &request_id).await?;
+        let call = Call::new(Facts {
+            row,
+            request_id,
+            caller,
+            permit,
+            limits: Arc::clone(&self.limits),
+            clock: Arc::clone(&self.clock),
+            deadline: timeout(&head.headers).map(|timeout| Instant::now() + timeout),
+        });
+        if let Toll::PerCall(..) = row.toll {
+            call.spend(1).await?;
+        }
+        Ok(call)
+    }
+
+    async fn authenticate(&self, row: &Row, head: &request::Parts) -> Result<Caller, Status> {
+        let peer = head.extensions.get::<TlsPeer>();
+        let peer = peer.ok_or_else(|| Status::internal("no peer information available"))?;
+        let address = peer.remote_addr();
+        match self.verify(peer).await {
+            Ok(svid) => Ok(Caller::Remote { address, svid }),
+            Err(error) => {
+                tracing::error!(
+                    subsystem_name = "api",
+                    method = row.method(),
+                    service = row.service(),
+                    caller_addr = %address,
+                    %error,
+                    "Failed to authenticate caller"
+                );
+                Err(error.status())
+            }
+        }
+    }
+
+    async fn verify(&self, peer: &TlsPeer) -> Result<Option<PeerSvid>, PeerError> {
+        if peer.chain_der().is_empty() {
+            return Ok(None);
+        }
+        let chain = peer.chain().map_err(|_malformed| PeerError::Malformed)?;
+        let now = self.clock.now();
+        let is_admin = |id: &_| self.gatekeeper.is_admin_id(id);
+        let svid = peers::verify(chain, &self.trust_domain, &self.bundles, is_admin, now).await?;
+        Ok(Some(svid))
+    }
+
+    async fn authorize(
+        &self,
+        row: &Row,
+        caller: &Caller,
+        request_id: &str,
+    ) -> Result<Permit, Status> {
+        let refusal = match self.gatekeeper.authorize(row.rule, caller, self.clock.now()).await {
+            Ok(permit) => return Ok(permit),
+            Err(refusal) => refusal,
+        };
+        let (caller_addr, caller_id) = match caller {
+            Caller::Local => (None, None),
+            Caller::Remote { address, svid } => {
+                (Some(address.to_string()), svid.as_ref().map(|svid| svid.id.as_str()))
+            }
+        };
+        let status = match &refusal {
+            AccessError::Lookup(_) | AccessError::Activate(_) => refusal.status(),
+            AccessError::NoRule => Status::permission_denied(no_rule(row)),
+            AccessError::Agent { fault, .. } => denied(*fault, no_rule(row)),
+        };
+        tracing::error!(
+            subsystem_name = "api",
+            method = row.method(),
+            service = row.service(),
+            request_id,
+            caller_addr,
+            caller_id,
+            error = status.message(),
+            reason = reason(&refusal),
+            "Failed to authenticate caller"
+        );
+        Err(status)
+    }
+}
+
+fn no_rule(row: &Row) -> String {
+    format!("authorization denied for method {}", row.path)
+}
+
+/// What is wrong with an agent, in the words of upstream's log.
+fn reason(refusal: &AccessError) -> Option<String> {
+    let AccessError::Agent { fault, active_serial, used_serial, .. } = refusal else {
+        return None;
+    };
+    Some(match fault {
+        AgentFault::Expired => "Agent SVID is expired".to_owned(),
+        AgentFault::NotAttested => "Agent is not attested".to_owned(),
+        AgentFault::Banned => "Agent is banned".to_owned(),
+        AgentFault::MustReattest => "Agent must reattest".to_owned(),
+        AgentFault::NotActive => format!(
+            "Agent SVID is not active: expected serial number {active_serial}; has {used_serial}"
+        ),
+    })
+}
+
+/// `grpc-timeout`: at most eight digits and a unit.
+fn timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get("grpc-timeout")?.to_str().ok()?;
+    let unit = text.len().checked_sub(1)?;
+    let (digits, unit) = text.split_at_checked(unit)?;
+    if digits.is_empty() || digits.len() > 8 {
+        return None;
+    }
+    let amount: u64 = digits.parse().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
+    })
+}
+
+/// A message over the size limit gets the code and the words that grpc-go has for it.
+fn words_of_grpc(mut response: Response<Body>) -> Response<Body> {
+    let Some(status) = Status::from_header_map(response.headers()) else { return response };
+    if status.code() != Code::OutOfRange {
+        return response;
+    }
+    let mut numbers =
+        status.message().split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+    let (true, Some(found), Some(limit)) =
+        (status.message().contains("length too large"), numbers.next(), numbers.next())
+    else {
+        return response;
+    };
+    let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+    // Fails for a text that no header can hold; digits and these words fit.
+    let _ = Status::resource_exhausted(text).add_header(response.headers_mut());
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn of(value: &str) -> Option<Duration> {
+        let mut headers = HeaderMap::new();
+        headers.insert("grpc-timeout", value.parse().unwrap());
+        timeout(&headers)
+    }
+
+    #[test]
+    fn timeouts_are_read_as_the_protocol_writes_them() {
+        assert_eq!(of("30S"), Some(Duration::from_secs(30)));
+        assert_eq!(of("29999991u"), Some(Duration::from_micros(29_999_991)));
+        for bad in ["", "S", "1", "123456789S", "-1S", "1s", "xS"] {
+            assert_eq!(of(bad), None, "{bad}");
+        }
+    }
+}

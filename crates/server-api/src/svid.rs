@@ -1,0 +1,192 @@
+//! `spire.api.server.svid.v1.SVID`.
+
+use std::sync::Arc;
+
+use steeple_proto::spire::api::server::svid::v1 as pb;
+use steeple_proto::spire::api::types;
+use steeple_server_core::svids::{IssuedJwt, IssuedX509, Svids, X509Request};
+use steeple_server_core::time::rfc3339;
+use tonic::{Request, Response, Status};
+
+use crate::call::{Call, log_call};
+use crate::convert::{chain_message, expires_at, id_message, raw_id, x509_svid_message};
+use crate::status::ok;
+
+/// The SVID service.
+pub(crate) struct SvidService {
+    pub(crate) svids: Arc<Svids>,
+}
+
+#[tonic::async_trait]
+impl pb::svid_server::Svid for SvidService {
+    async fn mint_x509svid(
+        &self,
+        request: Request<pb::MintX509svidRequest>,
+    ) -> Result<Response<pb::MintX509svidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let operator = call.operator()?;
+        let minted = self.svids.mint_x509(operator, &request.csr, request.ttl, call.now()).await;
+        let svid = minted.map_err(|error| call.fail(&error))?;
+        log_signed(&call, &svid, None);
+        let svid = Some(x509_svid_message(&svid.id, &svid.chain));
+        Ok(Response::new(pb::MintX509svidResponse { svid }))
+    }
+
+    async fn mint_jwtsvid(
+        &self,
+        request: Request<pb::MintJwtsvidRequest>,
+    ) -> Result<Response<pb::MintJwtsvidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let id = request.id.map(raw_id);
+        let minted = self
+            .svids
+            .mint_jwt(call.operator()?, id.as_ref(), request.audience, request.ttl, call.now())
+            .await;
+        let svid = minted.map_err(|error| call.fail(&error))?;
+        Ok(Response::new(pb::MintJwtsvidResponse { svid: Some(jwt_message(&call, svid)) }))
+    }
+
+    async fn mint_witsvid(
+        &self,
+        request: Request<pb::MintWitsvidRequest>,
+    ) -> Result<Response<pb::MintWitsvidResponse>, Status> {
+        let call = Call::of(&request)?;
+        call.operator()?;
+        Err(wit_disabled())
+    }
+
+    async fn batch_new_x509svid(
+        &self,
+        request: Request<pb::BatchNewX509svidRequest>,
+    ) -> Result<Response<pb::BatchNewX509svidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let params = request.into_inner().params;
+        if params.is_empty() {
+            return Err(missing_parameters());
+        }
+        call.spend_per_item(params.len()).await?;
+        let ids: Vec<String> = params.iter().map(|params| params.entry_id.clone()).collect();
+        let requests = params
+            .into_iter()
+            .map(|params| X509Request { entry_id: params.entry_id, csr: params.csr.to_vec() })
+            .collect();
+        let results = self.svids.batch_new_x509(call.agent()?, requests, call.now()).await;
+        let results = ids
+            .iter()
+            .zip(results)
+            .map(|(entry_id, result)| match result {
+                Ok(svid) => {
+                    log_signed(&call, &svid, Some(entry_id));
+                    pb::batch_new_x509svid_response::Result {
+                        status: Some(ok()),
+                        svid: Some(x509_svid_message(&svid.id, &svid.chain)),
+                    }
+                }
+                Err(error) => pb::batch_new_x509svid_response::Result {
+                    status: Some(call.fail_item(&error)),
+                    svid: None,
+                },
+            })
+            .collect();
+        Ok(Response::new(pb::BatchNewX509svidResponse { results }))
+    }
+
+    async fn new_jwtsvid(
+        &self,
+        request: Request<pb::NewJwtsvidRequest>,
+    ) -> Result<Response<pb::NewJwtsvidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let issued = self
+            .svids
+            .new_jwt(call.agent()?, &request.entry_id, request.audience, call.now())
+            .await;
+        let svid = issued.map_err(|error| call.fail(&error))?;
+        Ok(Response::new(pb::NewJwtsvidResponse { svid: Some(jwt_message(&call, svid)) }))
+    }
+
+    async fn batch_new_witsvid(
+        &self,
+        request: Request<pb::BatchNewWitsvidRequest>,
+    ) -> Result<Response<pb::BatchNewWitsvidResponse>, Status> {
+        let call = Call::of(&request)?;
+        let params = request.into_inner().params;
+        call.agent()?;
+        if params.is_empty() {
+            return Err(missing_parameters());
+        }
+        call.spend_per_item(params.len()).await?;
+        Err(wit_disabled())
+    }
+
+    async fn new_downstream_x509ca(
+        &self,
+        request: Request<pb::NewDownstreamX509caRequest>,
+    ) -> Result<Response<pb::NewDownstreamX509caResponse>, Status> {
+        let call = Call::of(&request)?;
+        let request = request.into_inner();
+        let issued = self
+            .svids
+            .new_downstream_ca(call.downstream()?, &request.csr, request.preferred_ttl, call.now())
+            .await;
+        let ca = issued.map_err(|error| call.fail(&error))?;
+        log_call!(
+            debug,
+            call,
+            {
+                spiffe_id = ca.chain[0].uri_sans().first().map(String::as_str),
+                expiration = rfc3339(ca.chain[0].not_after()),
+            },
+            "Signed X509 CA SVID"
+        );
+        Ok(Response::new(pb::NewDownstreamX509caResponse {
+            ca_cert_chain: chain_message(&ca.chain),
+            x509_authorities: chain_message(&ca.roots),
+        }))
+    }
+}
+
+fn missing_parameters() -> Status {
+    Status::invalid_argument("missing parameters")
+}
+
+fn wit_disabled() -> Status {
+    Status::unimplemented("WIT functionality is disabled")
+}
+
+fn jwt_message(call: &Call, issued: IssuedJwt) -> types::Jwtsvid {
+    log_call!(
+        debug,
+        call,
+        { spiffe_id = %issued.id, expiration = rfc3339(issued.svid.expires_at), },
+        "Server CA successfully signed JWT SVID"
+    );
+    types::Jwtsvid {
+        id: Some(id_message(&issued.id)),
+        expires_at: expires_at(issued.svid.expires_at),
+        issued_at: expires_at(issued.svid.issued_at),
+        token: issued.svid.token,
+        hint: String::new(),
+    }
+}
+
+fn log_signed(call: &Call, svid: &IssuedX509, entry_id: Option<&str>) {
+    // Serial numbers and dates are made into text for nobody at higher levels.
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return;
+    }
+    log_call!(
+        debug,
+        call,
+        {
+            spiffe_id = %svid.id,
+            entry_id,
+            revision_number = entry_id.map(|_| svid.revision_number),
+            serial_num = svid.chain[0].serial_decimal(),
+            expiration = rfc3339(svid.chain[0].not_after()),
+        },
+        "Signed X509 SVID"
+    );
+}

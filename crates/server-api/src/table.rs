@@ -1,0 +1,213 @@
+//! The one table of methods: who may call, where it is served, what it costs.
+//!
+//! A method that is not in here is not served. A test compares the table with
+//! the descriptors of every server API.
+
+use std::collections::HashMap;
+use std::sync::LazyLock;
+
+use steeple_server_core::access::Rule;
+
+use crate::limit::{Bucket, Toll};
+
+/// One method.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Row {
+    /// `/package.Service/Method`.
+    pub(crate) path: &'static str,
+    /// Who may call it.
+    pub(crate) rule: Rule,
+    /// What a call takes out of the caller's bucket.
+    pub(crate) toll: Toll,
+    /// Served on the Unix socket only.
+    pub(crate) local_only: bool,
+}
+
+/// Finds a method; `None` when there is none on that listener.
+pub(crate) fn row(path: &str, local: bool) -> Option<&'static Row> {
+    BY_PATH.get(path).copied().filter(|row| local || !row.local_only)
+}
+
+impl Row {
+    /// `Method`.
+    pub(crate) fn method(&self) -> &'static str {
+        self.path.rsplit_once('/').expect("paths of the table have two slashes").1
+    }
+
+    /// The service as SPIRE's logs call it: `agent.v1.Agent`.
+    pub(crate) fn service(&self) -> &'static str {
+        let full = self.path[1..].rsplit_once('/').expect("paths of the table have two slashes").0;
+        full.strip_prefix("spire.api.server.").unwrap_or(full)
+    }
+}
+
+const NOBODY: Rule =
+    Rule { any: false, local: false, admin: false, downstream: false, agent: false };
+const ANY: Rule = Rule { any: true, ..NOBODY };
+const LOCAL: Rule = Rule { local: true, ..NOBODY };
+const OPERATOR: Rule = Rule { local: true, admin: true, ..NOBODY };
+const AGENT: Rule = Rule { agent: true, ..NOBODY };
+const OPERATOR_OR_AGENT: Rule = Rule { agent: true, ..OPERATOR };
+const DOWNSTREAM: Rule = Rule { downstream: true, ..NOBODY };
+
+const fn free(path: &'static str, rule: Rule) -> Row {
+    Row { path, rule, toll: Toll::Free, local_only: false }
+}
+
+const fn limited(path: &'static str, rule: Rule, toll: Toll) -> Row {
+    Row { path, rule, toll, local_only: false }
+}
+
+const fn on_socket(path: &'static str, rule: Rule) -> Row {
+    Row { path, rule, toll: Toll::Free, local_only: true }
+}
+
+static BY_PATH: LazyLock<HashMap<&'static str, &'static Row>> =
+    LazyLock::new(|| TABLE.iter().map(|row| (row.path, row)).collect());
+
+const ATTEST: Toll = Toll::PerCall(Bucket::Attest, "attest agent rate limiting");
+const RENEW: Toll = Toll::PerCall(Bucket::SignX509, "renew agent rate limiting");
+const SIGN_CA: Toll = Toll::PerCall(Bucket::SignX509, "downstream CA signing rate limit");
+const SIGN_BATCH: Toll = Toll::PerItem(Bucket::SignX509, "certificate signing rate limiting");
+const SIGN_JWT: Toll = Toll::PerCall(Bucket::SignJwt, "JWT signing request rate limiting");
+const SIGN_WIT: Toll = Toll::PerItem(Bucket::SignWit, "certificate signing rate limiting");
+const PUBLISH: Toll = Toll::PerCall(Bucket::Publish, "key publishing rate limiting");
+const STATUS: Toll = Toll::PerCall(Bucket::Status, "post status rate limiting");
+
+/// Every method of the server's APIs, in the order of services and descriptors.
+#[rustfmt::skip]
+pub(crate) static TABLE: &[Row] = &[
+    free("/spire.api.server.agent.v1.Agent/CountAgents", OPERATOR),
+    free("/spire.api.server.agent.v1.Agent/ListAgents", OPERATOR),
+    free("/spire.api.server.agent.v1.Agent/GetAgent", OPERATOR),
+    free("/spire.api.server.agent.v1.Agent/DeleteAgent", OPERATOR),
+    free("/spire.api.server.agent.v1.Agent/BanAgent", OPERATOR),
+    limited("/spire.api.server.agent.v1.Agent/AttestAgent", ANY, ATTEST),
+    limited("/spire.api.server.agent.v1.Agent/RenewAgent", AGENT, RENEW),
+    limited("/spire.api.server.agent.v1.Agent/PostStatus", AGENT, STATUS),
+    free("/spire.api.server.agent.v1.Agent/CreateJoinToken", OPERATOR),
+
+    free("/spire.api.server.bundle.v1.Bundle/CountBundles", OPERATOR),
+    free("/spire.api.server.bundle.v1.Bundle/GetBundle", ANY),
+    free("/spire.api.server.bundle.v1.Bundle/AppendBundle", OPERATOR),
+    limited("/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority", DOWNSTREAM, PUBLISH),
+    limited("/spire.api.server.bundle.v1.Bundle/PublishWITAuthority", DOWNSTREAM, PUBLISH),
+    free("/spire.api.server.bundle.v1.Bundle/ListFederatedBundles", OPERATOR),
+    free("/spire.api.server.bundle.v1.Bundle/GetFederatedBundle", OPERATOR_OR_AGENT),
+    free("/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle", OPERATOR),
+    free("/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle", OPERATOR),
+    free("/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle", OPERATOR),
+    free("/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle", OPERATOR),
+
+    free("/spire.api.server.entry.v1.Entry/CountEntries", OPERATOR),
+    free("/spire.api.server.entry.v1.Entry/ListEntries", OPERATOR),
+    free("/spire.api.server.entry.v1.Entry/GetEntry", OPERATOR),
+    free("/spire.api.server.entry.v1.Entry/BatchCreateEntry", OPERATOR),
+    free("/spire.api.server.entry.v1.Entry/BatchUpdateEntry", OPERATOR),
+    free("/spire.api.server.entry.v1.Entry/BatchDeleteEntry", OPERATOR),
+    free("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", AGENT),
+    free("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", AGENT),
+
+    free("/spire.api.server.svid.v1.SVID/MintX509SVID", OPERATOR),
+    free("/spire.api.server.svid.v1.SVID/MintJWTSVID", OPERATOR),
+    free("/spire.api.server.svid.v1.SVID/MintWITSVID", OPERATOR),
+    limited("/spire.api.server.svid.v1.SVID/BatchNewX509SVID", AGENT, SIGN_BATCH),
+    limited("/spire.api.server.svid.v1.SVID/NewJWTSVID", AGENT, SIGN_JWT),
+    limited("/spire.api.server.svid.v1.SVID/BatchNewWITSVID", AGENT, SIGN_WIT),
+    limited("/spire.api.server.svid.v1.SVID/NewDownstreamX509CA", DOWNSTREAM, SIGN_CA),
+
+    free("/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships", OPERATOR),
+    free("/spire.api.server.trustdomain.v1.TrustDomain/GetFederationRelationship", OPERATOR),
+    free("/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship", OPERATOR),
+    free("/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship", OPERATOR),
+    free("/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship", OPERATOR),
+    free("/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle", OPERATOR),
+
+    free("/spire.api.server.localauthority.v1.LocalAuthority/GetJWTAuthorityState", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/PrepareJWTAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/ActivateJWTAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/TaintJWTAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/RevokeJWTAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/GetX509AuthorityState", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/PrepareX509Authority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/ActivateX509Authority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/TaintX509Authority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/PrepareWITAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/TaintWITAuthority", OPERATOR),
+    free("/spire.api.server.localauthority.v1.LocalAuthority/RevokeWITAuthority", OPERATOR),
+
+    on_socket("/spire.api.server.logger.v1.Logger/GetLogger", LOCAL),
+    on_socket("/spire.api.server.logger.v1.Logger/SetLogLevel", LOCAL),
+    on_socket("/spire.api.server.logger.v1.Logger/ResetLogLevel", LOCAL),
+    on_socket("/spire.api.server.debug.v1.Debug/GetInfo", LOCAL),
+    on_socket("/grpc.health.v1.Health/Check", LOCAL),
+    on_socket("/grpc.health.v1.Health/List", LOCAL),
+    on_socket("/grpc.health.v1.Health/Watch", LOCAL),
+];
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
+    use super::*;
+
+    fn described() -> BTreeSet<String> {
+        let files = FileDescriptorSet::decode(steeple_proto::DESCRIPTORS).unwrap();
+        let mut paths = BTreeSet::new();
+        for file in files.file {
+            if !file.package().starts_with("spire.api.server.") {
+                continue;
+            }
+            for service in &file.service {
+                for method in &service.method {
+                    let (package, service) = (file.package(), service.name());
+                    paths.insert(format!("/{package}.{service}/{}", method.name()));
+                }
+            }
+        }
+        paths
+    }
+
+    #[test]
+    fn every_method_of_the_server_apis_has_one_row_and_no_row_is_idle() {
+        let rows: BTreeSet<String> = TABLE.iter().map(|row| row.path.to_owned()).collect();
+        assert_eq!(rows.len(), TABLE.len(), "a path is in the table twice");
+        let described = described();
+        assert!(described.len() > 50, "the descriptors hold {} methods", described.len());
+        let missing: Vec<_> = described.difference(&rows).collect();
+        assert!(missing.is_empty(), "without a row: {missing:?}");
+        let idle: Vec<_> = rows
+            .difference(&described)
+            .filter(|path| !path.starts_with("/grpc.health.v1.Health/"))
+            .collect();
+        assert!(idle.is_empty(), "not in the descriptors: {idle:?}");
+    }
+
+    #[test]
+    fn every_row_lets_somebody_in() {
+        for row in TABLE {
+            assert_ne!(row.rule, NOBODY, "{}", row.path);
+        }
+    }
+
+    #[test]
+    fn what_is_for_the_socket_is_not_found_over_tcp() {
+        assert!(row("/spire.api.server.debug.v1.Debug/GetInfo", true).is_some());
+        assert!(row("/spire.api.server.debug.v1.Debug/GetInfo", false).is_none());
+        assert!(row("/spire.api.server.entry.v1.Entry/Nonesuch", true).is_none());
+    }
+
+    #[test]
+    fn names_for_the_log_are_upstreams() {
+        let row = row("/spire.api.server.agent.v1.Agent/AttestAgent", false).unwrap();
+        assert_eq!((row.service(), row.method()), ("agent.v1.Agent", "AttestAgent"));
+    }
+}
