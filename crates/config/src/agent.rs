@@ -185,8 +185,6 @@ pub struct AgentExperimental {
     pub jwt_svid_cache_hit_timeout: Option<Duration>,
     /// Use the incremental synchronisation call.
     pub use_sync_authorized_entries: bool,
-    /// Refuse key exchange that is not safe against quantum computers.
-    pub require_pq_kem: bool,
 }
 
 /// What the agent's command line says; empty, zero or false leaves the file's

@@ -90,6 +90,13 @@ impl Checker {
         }
     }
 
+    /// `require_pq_kem`: a promise about key exchange that nobody would keep.
+    pub(crate) fn refuse_pq_only(&mut self, key: &str, value: &Located<bool>) {
+        if on(value) {
+            self.refuse(value.line(), key, "require_pq_kem = true");
+        }
+    }
+
     /// Notes that a key is there which changes nothing here, and why.
     pub(crate) fn no_effect<T>(&mut self, key: &str, value: &Located<T>, why: &str) {
         if value.is_present() {

@@ -157,7 +157,8 @@ fn database_type(checker: &mut Checker, raw: &Raw, line: Option<usize>) -> Optio
     let key = format!("{KEY}.database_type");
     let place = raw.database_type.line().or(line);
     let Some(block) = raw.database_type.as_ref() else {
-        checker.problem(place, &key, "datastore-sql: database_type must be set");
+        // SPIRE's words for a key that is not there.
+        checker.problem(place, &key, "malformed database type configuration");
         return None;
     };
     if block.is_body() {
@@ -193,15 +194,18 @@ fn aws_database(checker: &mut Checker, block: &Block, line: Option<usize>, key: 
             return;
         }
     };
-    let name = match (decoded.aws_mysql.is_present(), decoded.aws_postgres.is_present()) {
-        (true, _) => "aws_mysql",
-        (_, true) => "aws_postgres",
+    let (name, database) = match (decoded.aws_mysql.as_ref(), decoded.aws_postgres.as_ref()) {
+        (Some(database), _) => ("aws_mysql", database),
+        (_, Some(database)) => ("aws_postgres", database),
         _ => {
             let text = "unknown database type; there are aws_mysql and aws_postgres";
             checker.problem(line, key, text);
             return;
         }
     };
+    if set(&database.region).is_none() {
+        checker.problem(line, key, "datastore-sql: region must be specified");
+    }
     checker.refuse(line, key, &format!("datastore-sql: database_type \"{name}\""));
 }
 

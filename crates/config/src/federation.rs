@@ -111,16 +111,7 @@ fn endpoint_profile(checker: &mut Checker, block: &Block, key: &str) -> Result<(
                     );
                 }
             }
-        } else if let Some(acme) = web.acme.as_ref() {
-            if !acme.tos_accepted.value.unwrap_or_default() {
-                let text = "ACME Terms of Service must be accepted: tos_accepted = true";
-                checker.note(NoticeKind::Warning, web.acme.line(), key, text);
-            }
-            if set(&acme.directory_url).is_some_and(|url| crate::url::parse(url).is_err()) {
-                let key = format!("{key}.https_web.acme.directory_url");
-                checker.problem(acme.directory_url.line(), &key, "directory_url is not a URL");
-            }
-        } else {
+        } else if !web.acme.is_present() {
             return Err("malformed https_web profile configuration: 'acme' or \
                         'serving_cert_file' is required"
                 .to_owned());

@@ -113,8 +113,6 @@ pub struct ServerExperimental {
     pub cache_reload_interval: Option<Duration>,
     /// Age at which event rows are deleted.
     pub prune_events_older_than: Option<Duration>,
-    /// Refuse key exchange that is not safe against quantum computers.
-    pub require_pq_kem: bool,
 }
 
 /// What the server's command line says; empty, zero or false leaves the file's

@@ -1,1 +1,163 @@
+use std::{fs, time::Duration};
 
+use super::{
+    AgentConfig, AgentFlags, Bootstrap, RebootstrapMode, TrustBundleFormat, WorkloadKeyType,
+    load_agent,
+};
+use crate::{Notice, NoticeKind, Problems};
+
+fn load_with(agent: &str, flags: &AgentFlags) -> Result<(AgentConfig, Vec<Notice>), Problems> {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.conf");
+    let text = format!(
+        "agent {{ trust_domain = \"example.org\" server_address = \"s\" server_port = 8081
+{agent}
+}}
+plugins {{
+    KeyManager \"memory\" {{}}
+    NodeAttestor \"join_token\" {{}}
+    WorkloadAttestor \"unix\" {{}}
+}}"
+    );
+    fs::write(&path, text).unwrap();
+    load_agent(Some(&path), flags, false, &|_| None)
+}
+
+fn load(agent: &str) -> Result<(AgentConfig, Vec<Notice>), Problems> {
+    load_with(agent, &AgentFlags::default())
+}
+
+fn problems(agent: &str) -> Vec<String> {
+    load(agent).unwrap_err().iter().map(|problem| problem.text.clone()).collect()
+}
+
+#[test]
+fn fills_in_the_defaults() {
+    let (config, notices) = load("trust_bundle_path = \"b\"").unwrap();
+    assert_eq!(config.data_dir.to_str(), Some("."));
+    let socket = config.socket_path.as_deref().and_then(|path| path.to_str());
+    assert_eq!(socket, Some("/tmp/spire-agent/public/api.sock"));
+    assert_eq!(config.admin_socket_path, None);
+    assert_eq!(config.rebootstrap_mode, RebootstrapMode::Never);
+    assert_eq!(config.rebootstrap_delay, Duration::from_secs(600));
+    assert_eq!(config.workload_x509_svid_key_type, WorkloadKeyType::EcP256);
+    let path = Bootstrap::Path { path: "b".into(), format: TrustBundleFormat::Pem };
+    assert_eq!(config.bootstrap, path);
+    assert!(config.experimental.use_sync_authorized_entries);
+    assert!(notices.is_empty());
+}
+
+#[test]
+fn trust_comes_from_exactly_one_place() {
+    let none = "trust_bundle_path, trust_bundle_url, or trust_bundle_spiffe_workload_api must be \
+                configured unless insecure_bootstrap is set";
+    assert_eq!(problems(""), [none]);
+    let both = "only one of insecure_bootstrap or trust_bundle_path can be specified, not both";
+    assert_eq!(problems("insecure_bootstrap = true trust_bundle_path = \"b\""), [both]);
+    let http = "trust bundle URL must start with https://";
+    assert_eq!(problems("trust_bundle_url = \"http://x\""), [http]);
+    let (config, _) =
+        load("trust_bundle_url = \"http://x\" trust_bundle_unix_socket = \"/s\"").unwrap();
+    assert!(matches!(config.bootstrap, Bootstrap::Url { unix_socket: Some(_), .. }));
+    let (config, _) = load("insecure_bootstrap = true").unwrap();
+    assert_eq!(config.bootstrap, Bootstrap::Insecure);
+    let (config, _) = load("trust_bundle_spiffe_workload_api = \"unix:///s\"").unwrap();
+    assert!(matches!(config.bootstrap, Bootstrap::WorkloadApi { .. }));
+}
+
+#[test]
+fn flags_win_and_a_false_one_does_not_unset() {
+    let flags = AgentFlags {
+        trust_bundle: "flag".to_owned(),
+        join_token: "token".to_owned(),
+        disable_sds_api: true,
+        ..AgentFlags::default()
+    };
+    let file = "trust_bundle_path = \"file\" disable_workload_api = true";
+    let (config, _) = load_with(file, &flags).unwrap();
+    assert!(matches!(&config.bootstrap, Bootstrap::Path { path, .. } if path.ends_with("flag")));
+    assert_eq!(config.join_token.as_deref(), Some("token"));
+    assert!(config.disable_sds_api && config.disable_workload_api);
+    assert_eq!(config.socket_path, None);
+}
+
+#[test]
+fn a_join_token_never_shows() {
+    let (config, _) = load("insecure_bootstrap = true join_token = \"hush\"").unwrap();
+    assert!(!format!("{config:?}").contains("hush"));
+}
+
+#[test]
+fn the_admin_socket_keeps_its_distance() {
+    let text = "admin socket cannot be in the same directory or a subdirectory as that containing \
+                the Workload API socket";
+    let inside = "insecure_bootstrap = true admin_socket_path = \"/tmp/spire-agent/public/x/a\"";
+    assert_eq!(problems(inside), [text]);
+    let beside = "insecure_bootstrap = true admin_socket_path = \"/tmp/spire-agent/public/../a\"";
+    let (config, _) = load(beside).unwrap();
+    let admin = config.admin_socket_path.as_deref().and_then(|path| path.to_str());
+    assert_eq!(admin, Some("/tmp/spire-agent/a"));
+}
+
+#[test]
+fn all_problems_come_at_once() {
+    let found = problems(
+        "insecure_bootstrap = true rebootstrap_mode = \"auto\"
+         availability_target = \"1h\"
+         x509_svid_cache_max_size = -1
+         workload_x509_svid_key_type = \"rsa-4096\"
+         experimental { jwt_svid_cache_hit_timeout = \"30s\" }",
+    );
+    assert_eq!(
+        found,
+        [
+            "insecure_bootstrap option can not be used with rebootstrapping",
+            "availability_target must be at least 24h0m0s",
+            "x509_svid_cache_max_size should not be negative",
+            "key type \"rsa-4096\" is unknown; must be one of [rsa-2048, ec-p256, ec-p384]",
+            "jwt_svid_cache_hit_timeout (30s) must be less than 30s",
+        ]
+    );
+}
+
+#[test]
+fn what_is_not_available_yet_gets_one_line_each() {
+    let (_, notices) = load(
+        "insecure_bootstrap = true
+         sds { default_svid_name = \"x\" }
+         authorized_delegates = [\"spiffe://example.org/d\"]
+         experimental { ratelimit { fetch_x509_svid = 5 fetch_secrets = 0 } }",
+    )
+    .unwrap();
+    let found: Vec<_> = notices
+        .iter()
+        .filter(|notice| notice.kind == NoticeKind::NotAvailable)
+        .map(|notice| (notice.line, notice.key.as_str()))
+        .collect();
+    assert_eq!(
+        found,
+        [
+            (Some(3), "agent.sds.default_svid_name"),
+            (Some(4), "agent.authorized_delegates"),
+            (Some(5), "agent.experimental.ratelimit.fetch_x509_svid"),
+        ]
+    );
+}
+
+#[test]
+fn the_agent_needs_its_plugins() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.conf");
+    fs::write(&path, "agent {} plugins {}").unwrap();
+    let error = load_agent(Some(&path), &AgentFlags::default(), false, &|_| None).unwrap_err();
+    let shown = error.to_string();
+    for text in [
+        "server_address must be configured",
+        "server_port must be configured",
+        "trust_domain must be configured",
+        "plugin type \"NodeAttestor\" constraint not satisfied: expected exactly 1 but got 0",
+        "plugin type \"WorkloadAttestor\" constraint not satisfied: expected at least 1 but got 0",
+    ] {
+        assert!(shown.contains(text), "{text} in {shown}");
+    }
+}

@@ -480,6 +480,7 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
     );
     checker.not_yet(&key("wit_key_type"), &raw.wit_key_type);
     checker.not_yet(&key("wit_issuer"), &raw.wit_issuer);
+    checker.refuse_pq_only(&key("require_pq_kem"), &raw.require_pq_kem);
     checker.feature_flags(&key("feature_flags"), &raw.feature_flags);
     if any_experimental(raw) {
         let text = "Experimental features have been enabled. Please see doc/upgrading.md for \
@@ -490,7 +491,6 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
         agent_spiffe_id_as_selector: on(&raw.agent_spiffe_id_as_selector),
         cache_reload_interval: cache_reload_interval.filter(|interval| !interval.is_zero()),
         prune_events_older_than: prune_events_older_than.filter(|age| !age.is_zero()),
-        require_pq_kem: on(&raw.require_pq_kem),
     }
 }
 
