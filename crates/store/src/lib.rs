@@ -12,6 +12,8 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod config;
+#[cfg(feature = "contract")]
+pub mod contract;
 mod error;
 pub mod feed;
 pub mod model;

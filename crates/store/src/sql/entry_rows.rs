@@ -7,6 +7,7 @@ use sea_orm::sea_query::{Cond, Condition, Expr, ExprTrait, Order, Query, SelectS
 use steeple_proto::spire::common::registration_entry::AdditionalAttributes;
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 
+use super::timestamp::Nanos;
 use super::tx::{Row, Tx};
 use super::{BUNDLES, DNS_NAMES, ENTRIES, FEDERATED_ENTRIES, IN_LIST, SELECTORS, pages};
 use crate::error::{StoreError, excerpt};
@@ -129,17 +130,17 @@ async fn load(tx: &Tx, rows: &[Row], reach: Reach) -> Result<EntryPage, StoreErr
     for row in rows {
         let row_id: i64 = row.get(0)?;
         ids.push(row_id);
-        match read_entry(row)? {
+        match read_entry(row) {
             Ok(entry) => {
                 places.insert(row_id, entries.len());
                 entries.push(StoredEntry { row_id, entry });
             }
             // Somebody else's row; it grants nothing, and must not keep the others from
             // granting something.
-            Err(reason) => tracing::warn!(
+            Err(error) => tracing::warn!(
                 subsystem_name = "sql",
                 row = row_id,
-                error = %reason,
+                error = %error,
                 "Skipping a malformed registration entry"
             ),
         }
@@ -156,32 +157,26 @@ async fn load(tx: &Tx, rows: &[Row], reach: Reach) -> Result<EntryPage, StoreErr
     Ok(EntryPage { entries, last_id: ids.last().copied() })
 }
 
-/// The outer error is the database's, the inner one the row's.
-fn read_entry(row: &Row) -> Result<Result<Entry, String>, StoreError> {
-    let spiffe_id: String = row.get_or_default(2)?;
-    let parent_id: String = row.get_or_default(3)?;
-    let ttls = [row.get_or_default::<i64>(4)?, row.get_or_default::<i64>(5)?];
+fn read_entry(row: &Row) -> Result<Entry, StoreError> {
+    let id = |column: usize| -> Result<SpiffeId, StoreError> {
+        let text: String = row.get_or_default(column)?;
+        SpiffeId::parse(&text)
+            .map_err(|error| StoreError::sql(&format!("\"{}\": {error}", excerpt(&text))))
+    };
+    let ttl = |column: usize| -> Result<i32, StoreError> {
+        let ttl: i64 = row.get_or_default(column)?;
+        i32::try_from(ttl).map_err(|_| StoreError::sql(&format!("TTL {ttl} is out of range")))
+    };
     let attributes: Vec<u8> = row.get_or_default(12)?;
-    let parsed = || {
-        let id = |text: &str| {
-            SpiffeId::parse(text).map_err(|error| format!("{}: {error}", excerpt(text)))
-        };
-        let ttl = |ttl: i64| i32::try_from(ttl).map_err(|_| format!("TTL {ttl} is out of range"));
-        let attributes = AdditionalAttributes::decode(attributes.as_slice())
-            .map_err(|error| format!("additional attributes: {error}"))?;
-        Ok((id(&spiffe_id)?, id(&parent_id)?, ttl(ttls[0])?, ttl(ttls[1])?, attributes))
-    };
-    let (spiffe_id, parent_id, x509_svid_ttl, jwt_svid_ttl, attributes) = match parsed() {
-        Ok(parsed) => parsed,
-        Err(reason) => return Ok(Err(reason)),
-    };
-    Ok(Ok(Entry {
+    let attributes = AdditionalAttributes::decode(attributes.as_slice())
+        .map_err(|error| StoreError::sql(&format!("additional attributes: {error}")))?;
+    Ok(Entry {
         entry_id: row.get_or_default(1)?,
-        spiffe_id,
-        parent_id,
+        spiffe_id: id(2)?,
+        parent_id: id(3)?,
         selectors: Vec::new(),
-        x509_svid_ttl,
-        jwt_svid_ttl,
+        x509_svid_ttl: ttl(4)?,
+        jwt_svid_ttl: ttl(5)?,
         federates_with: Vec::new(),
         admin: row.get_or_default(6)?,
         downstream: row.get_or_default(7)?,
@@ -192,8 +187,8 @@ fn read_entry(row: &Row) -> Result<Result<Entry, String>, StoreError> {
         hint: row.get_or_default(11)?,
         disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
         jwt_svid_include_jti: attributes.jwt_svid_include_jti,
-        created_at: row.timestamp(13)?.map(super::timestamp::Nanos::rounded_seconds).unwrap_or(0),
-    }))
+        created_at: row.timestamp(13)?.map(Nanos::rounded_seconds).unwrap_or(0),
+    })
 }
 
 async fn add_selectors(

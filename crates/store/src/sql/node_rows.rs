@@ -121,38 +121,38 @@ fn read_rows(rows: &[Row]) -> Result<(NodePage, Places), StoreError> {
     for row in rows {
         let row_id: i64 = row.get(0)?;
         page.last_id = Some(row_id);
-        let text: String = row.get_or_default(1)?;
-        let spiffe_id = match SpiffeId::parse(&text) {
-            Ok(spiffe_id) => spiffe_id,
-            Err(error) => {
-                tracing::warn!(
-                    subsystem_name = "sql",
-                    row = row_id,
-                    spiffe_id = %excerpt(&text),
-                    error = %error,
-                    "Skipping a malformed agent"
-                );
-                continue;
+        match read_node(row) {
+            Ok(node) => {
+                places.insert(node.spiffe_id.as_str().to_owned(), page.nodes.len());
+                page.nodes.push(StoredNode { row_id, node });
             }
-        };
-        let seconds = |at: Option<Nanos>| at.map(Nanos::seconds).unwrap_or(0);
-        places.insert(text, page.nodes.len());
-        page.nodes.push(StoredNode {
-            row_id,
-            node: AttestedNode {
-                spiffe_id,
-                attestation_type: row.get_or_default(2)?,
-                serial_number: row.get_or_default(3)?,
-                expires_at: seconds(row.timestamp(4)?),
-                new_serial_number: row.get_or_default(5)?,
-                new_expires_at: seconds(row.timestamp(6)?),
-                can_reattest: row.get_or_default(7)?,
-                selectors: Vec::new(),
-                agent_version: row.get_or_default(8)?,
-            },
-        });
+            Err(error) => tracing::warn!(
+                subsystem_name = "sql",
+                row = row_id,
+                error = %error,
+                "Skipping a malformed agent"
+            ),
+        }
     }
     Ok((page, places))
+}
+
+fn read_node(row: &Row) -> Result<AttestedNode, StoreError> {
+    let text: String = row.get_or_default(1)?;
+    let spiffe_id = SpiffeId::parse(&text)
+        .map_err(|error| StoreError::sql(&format!("\"{}\": {error}", excerpt(&text))))?;
+    let seconds = |at: Option<Nanos>| at.map(Nanos::seconds).unwrap_or(0);
+    Ok(AttestedNode {
+        spiffe_id,
+        attestation_type: row.get_or_default(2)?,
+        serial_number: row.get_or_default(3)?,
+        expires_at: seconds(row.timestamp(4)?),
+        new_serial_number: row.get_or_default(5)?,
+        new_expires_at: seconds(row.timestamp(6)?),
+        can_reattest: row.get_or_default(7)?,
+        selectors: Vec::new(),
+        agent_version: row.get_or_default(8)?,
+    })
 }
 
 fn add_selectors(

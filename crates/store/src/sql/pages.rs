@@ -17,7 +17,8 @@ pub(super) fn apply(
     if page.size == 0 {
         return Err(StoreError::Invalid("cannot paginate with pagesize = 0".into()));
     }
-    select.limit(page.size as u64);
+    // As large as a driver can say; nobody has so many rows.
+    select.limit(Ord::min(page.size as u64, i64::MAX.cast_unsigned()));
     if let Some(token) = page.token.as_deref().filter(|token| !token.is_empty()) {
         let after = Ord::min(parse_token(token)?, dialect.max_id());
         select.and_where(Expr::col("id").gt(after.cast_signed()));
