@@ -1,10 +1,11 @@
 //! `grpc.health.v1`: the agent asks itself for what a workload would.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use steeple_proto::workload::X509svidRequest;
 use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
-use tonic::{Code, Request, Response, Status};
+use steeple_proto::workload::{X509BundlesRequest, X509svidRequest};
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Request, Response, Status, Streaming};
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_server::Health;
 use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
@@ -60,12 +61,37 @@ impl Health for HealthService {
     }
 }
 
-/// The first answer of a workload's stream, over the socket at `path`.
-pub async fn fetch_x509_svid(path: &std::path::Path) -> Result<(), Status> {
-    let mut client = SpiffeWorkloadApiClient::new(steeple_net::channel::unix(path));
-    let mut request = Request::new(X509svidRequest {});
-    request.metadata_mut().insert("workload.spiffe.io", "true".parse().expect("ASCII"));
-    let mut stream = client.fetch_x509svid(request).await?.into_inner();
+/// The first answer of a workload's SVID stream, over the socket at `path`.
+///
+/// # Errors
+/// The status that the stream ended with.
+pub async fn fetch_x509_svid(path: &Path) -> Result<(), Status> {
+    let request = with_header(X509svidRequest {});
+    let stream = client(path).fetch_x509svid(request).await?;
+    first_of(stream.into_inner()).await
+}
+
+/// The first answer of a verifier's bundle stream, likewise.
+///
+/// # Errors
+/// The status that the stream ended with.
+pub async fn fetch_x509_bundles(path: &Path) -> Result<(), Status> {
+    let request = with_header(X509BundlesRequest {});
+    let stream = client(path).fetch_x509_bundles(request).await?;
+    first_of(stream.into_inner()).await
+}
+
+fn client(path: &Path) -> SpiffeWorkloadApiClient<steeple_net::channel::Channel> {
+    SpiffeWorkloadApiClient::new(steeple_net::channel::unix(path))
+}
+
+fn with_header<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.metadata_mut().insert("workload.spiffe.io", MetadataValue::from_static("true"));
+    request
+}
+
+async fn first_of<T>(mut stream: Streaming<T>) -> Result<(), Status> {
     match stream.message().await? {
         Some(_) => Ok(()),
         None => Err(Status::unavailable("the stream ended without an answer")),

@@ -1,2 +1,5 @@
 //! The `spire-agent` program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    steeple_agent::main()
+}

@@ -1,0 +1,397 @@
+//! The wiring: each part is started after what it needs.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use steeple_agent_api::admin::{DebugService, LoggerService};
+use steeple_agent_api::endpoint::Endpoint;
+use steeple_agent_api::rate_limit::RateLimits;
+use steeple_agent_api::workload::WorkloadApi;
+use steeple_agent_core::attest::{AttestLimits, WorkloadAttestation};
+use steeple_agent_core::bundle::CachedBundle;
+use steeple_agent_core::cache::IdentityCache;
+use steeple_agent_core::jwt::{DEFAULT_CACHE_HIT_TIMEOUT, JwtSvids};
+use steeple_agent_core::node::{BOOTSTRAP_INTERVAL, BOOTSTRAP_PATIENCE, Refusal};
+use steeple_agent_core::sync::BatchSize;
+use steeple_config::{AgentConfig, Notice, NoticeKind, RebootstrapMode, WorkloadKeyType};
+use steeple_net::tls::{ClientTls, Roots};
+use steeple_pki::{Bundle, KeyType};
+use steeple_plugin::WorkloadAttestor;
+use steeple_runtime::log::LogHandle;
+use steeple_runtime::{Backoff, Clock, SystemClock, Tasks, VERSION, Watcher, drain, signal};
+use steeple_spiffe::SpiffeId;
+use tracing::{error, info, warn};
+
+use crate::attestation::NodeAttestation;
+use crate::credentials::{AgentSvid, Credentials};
+use crate::data::DataFile;
+use crate::error::AgentError;
+use crate::health::{self, Health};
+use crate::manager::rotator::renewal_rule;
+use crate::manager::taint::Sweeps;
+use crate::manager::{Manager, Settings, SyncState};
+use crate::plugins::Plugins;
+use crate::server::{ServerClient, ServerJwtSource};
+use crate::trust::TrustSource;
+
+/// Runs the agent until `shutdown` completes.
+///
+/// # Errors
+/// When it cannot start, or the server will have no more of it.
+pub async fn run(
+    config: AgentConfig,
+    notices: Vec<Notice>,
+    log: LogHandle,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), AgentError> {
+    tell(&notices);
+    let agent = Agent { config, log, clock: Arc::new(SystemClock) };
+    agent.run(shutdown).await
+}
+
+/// An agent that was not started yet.
+pub struct Agent {
+    /// What it runs by.
+    pub config: AgentConfig,
+    /// Its log, which it may reopen and turn up.
+    pub log: LogHandle,
+    /// Its time.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Agent {
+    /// Runs until `shutdown` completes.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), AgentError> {
+        let (trigger, watcher) = drain::channel();
+        let tasks = Tasks::new();
+        let outcome = {
+            let serving = self.serve(&tasks, &watcher);
+            tokio::pin!(serving, shutdown);
+            tokio::select! {
+                outcome = &mut serving => outcome,
+                task = tasks.panicked() => Err(AgentError::Panicked(task)),
+                () = &mut shutdown => Ok(()),
+            }
+        };
+        drop(watcher);
+        trigger.drain(DRAIN_GRACE).await;
+        outcome
+    }
+
+    async fn serve(&self, tasks: &Tasks, watcher: &Watcher) -> Result<(), AgentError> {
+        let config = &self.config;
+        info!(data_dir = %config.data_dir.display(), version = VERSION, "Starting agent");
+        let data = Arc::new(DataFile::open(&config.data_dir)?);
+        self.watch_signals(tasks, watcher);
+        let plugins = Plugins::load(config)?;
+        let health = Health::new(workload_socket(config).map(Path::to_owned));
+        self.watch_health(&health, tasks, watcher);
+        let (manager, attestors) = self.become_agent(plugins, &data).await?;
+        self.initialize(&manager).await?;
+        self.open_sockets(&manager, attestors, tasks, watcher)?;
+        health.started();
+        manager.run(watcher.clone()).await
+    }
+
+    fn watch_signals(&self, tasks: &Tasks, watcher: &Watcher) {
+        match signal::on_usr2() {
+            Ok(signals) => {
+                tasks.spawn(
+                    "log_reopener",
+                    signal::reopen_log(self.log.clone(), signals, watcher.clone()),
+                );
+            }
+            Err(error) => warn!(%error, "Log files cannot be reopened by signal"),
+        }
+        // Built-in plugins take no new configuration; the signal must not end the process.
+        if let Ok(mut signals) = signal::on_usr1() {
+            let mut drain = watcher.clone();
+            tasks.spawn("reconfigurer", async move {
+                loop {
+                    tokio::select! {
+                        () = signals.recv() => info!(subsystem_name = "reconfigurer", "Reconfiguring plugins"),
+                        () = drain.signalled() => return,
+                    }
+                }
+            });
+        }
+    }
+
+    fn watch_health(&self, health: &Arc<Health>, tasks: &Tasks, watcher: &Watcher) {
+        tasks.spawn("health", health.clone().watch(watcher.clone()));
+        let checks = self.config.health_checks.clone();
+        if !checks.listener_enabled {
+            return;
+        }
+        let (health, mut drain, listening) = (health.clone(), watcher.clone(), tasks.clone());
+        tasks.spawn("health_listener", async move {
+            tokio::select! {
+                () = health.wait_until_started(health::START_TIMEOUT) => {}
+                () = drain.signalled() => return,
+            }
+            if let Err(error) = health::listen(health, checks, listening, drain).await {
+                warn!(subsystem_name = "health", %error, "Error serving health checks");
+            }
+        });
+    }
+
+    /// Attests, or takes up the stored identity.
+    async fn become_agent(
+        &self,
+        plugins: Plugins,
+        data: &Arc<DataFile>,
+    ) -> Result<(Arc<Manager>, Vec<Arc<dyn WorkloadAttestor>>), AgentError> {
+        let config = &self.config;
+        let attestation = NodeAttestation {
+            trust_domain: config.trust_domain.clone(),
+            server_host: config.server_address.clone(),
+            server_port: config.server_port,
+            key_manager: plugins.key_manager,
+            evidence: plugins.node_evidence,
+            clock: self.clock.clone(),
+        };
+        let (svid, bundle) = self.attest(&attestation, data).await?;
+        if !svid.reattestable && plugins.key_manager_name == "memory" {
+            warn!(
+                "Node attestation is not reattestable and the 'memory' key manager is in use; if the agent process is restarted, it will be unable to obtain a new SVID and will need to be manually evicted to be able to re-attest."
+            );
+        }
+        let manager = self.manager(attestation, svid, bundle, data)?;
+        Ok((Arc::new(manager), plugins.workload_attestors))
+    }
+
+    /// Tries for a minute, unless the server says no.
+    async fn attest(
+        &self,
+        attestation: &NodeAttestation,
+        data: &DataFile,
+    ) -> Result<(AgentSvid, Bundle), AgentError> {
+        let source = TrustSource::new(&self.config, data);
+        let mut patience = Patience::new(self.patience());
+        loop {
+            let outcome = match source.first_trust(self.clock.now()).await {
+                Ok(trust) => attestation.begin(data, trust).await,
+                Err(error) => Err(error),
+            };
+            let error = match outcome {
+                Ok((svid, bundle)) => {
+                    source.succeeded(self.clock.now())?;
+                    data.store_bundle(bundle.certificates().cloned().collect());
+                    data.store_svid(svid.chain.clone(), svid.reattestable);
+                    return Ok((svid, bundle));
+                }
+                Err(error) if error.is_denied() => return Err(error),
+                Err(error) => error,
+            };
+            patience.wait("Failed to retrieve attestation result", error).await?;
+        }
+    }
+
+    fn manager(
+        &self,
+        attestation: NodeAttestation,
+        svid: AgentSvid,
+        bundle: Bundle,
+        data: &Arc<DataFile>,
+    ) -> Result<Manager, AgentError> {
+        let config = &self.config;
+        let experimental = &config.experimental;
+        let rule = renewal_rule(config);
+        let credentials = Arc::new(Credentials::new(svid, rule));
+        let roots = Roots::new(bundle.certificates().cloned().collect());
+        let server_id = SpiffeId::server(&config.trust_domain);
+        let tls = ClientTls::new(server_id, roots.clone(), Some(credentials.slot()));
+        let server = Arc::new(ServerClient::new(&config.server_address, config.server_port, tls)?);
+        let hit_timeout =
+            experimental.jwt_svid_cache_hit_timeout.unwrap_or(DEFAULT_CACHE_HIT_TIMEOUT);
+        let jwt_source = Arc::new(ServerJwtSource::new(server.clone(), hit_timeout));
+        let own_bundle = Arc::new(CachedBundle::new(bundle));
+        Ok(Manager {
+            attestation,
+            credentials,
+            server,
+            roots,
+            data: data.clone(),
+            cache: IdentityCache::new(own_bundle, or_default(config.x509_svid_cache_max_size)),
+            jwt: Arc::new(JwtSvids::new(jwt_source, or_default(config.jwt_svid_cache_max_size))),
+            clock: self.clock.clone(),
+            settings: Settings {
+                sync_interval: experimental.sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
+                incremental_sync: experimental.use_sync_authorized_entries,
+                workload_key_type: key_type(config.workload_x509_svid_key_type),
+                renewal: rule,
+                rebootstrap_mode: config.rebootstrap_mode,
+                rebootstrap_delay: config.rebootstrap_delay,
+            },
+            state: Mutex::new(SyncState::default()),
+            batch: Mutex::new(BatchSize::new()),
+            sweeps: Sweeps::new(),
+        })
+    }
+
+    /// The first sync, tried for a minute; then workloads may come.
+    async fn initialize(&self, manager: &Manager) -> Result<(), AgentError> {
+        let mut patience = Patience::new(self.patience());
+        loop {
+            let error = match manager.initialize().await {
+                Ok(()) => return Ok(()),
+                Err(error) => error,
+            };
+            let error = match error.refusal() {
+                Refusal::Reattest | Refusal::Banned => return Err(error),
+                Refusal::UnknownAuthority
+                    if self.config.rebootstrap_mode != RebootstrapMode::Never =>
+                {
+                    match manager.on_unknown_authority(error) {
+                        Some(fatal) => return Err(fatal),
+                        None => AgentError::Bootstrap("Trust Bundle and Server don't agree".into()),
+                    }
+                }
+                Refusal::UnknownAuthority | Refusal::Transient => error,
+            };
+            patience.wait("Failed to initialize manager", error).await?;
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        match self.config.rebootstrap_mode {
+            RebootstrapMode::Never => BOOTSTRAP_PATIENCE,
+            RebootstrapMode::Auto | RebootstrapMode::Always => REBOOTSTRAP_PATIENCE,
+        }
+    }
+
+    fn open_sockets(
+        &self,
+        manager: &Arc<Manager>,
+        attestors: Vec<Arc<dyn WorkloadAttestor>>,
+        tasks: &Tasks,
+        watcher: &Watcher,
+    ) -> Result<(), AgentError> {
+        let config = &self.config;
+        let own_pid = i32::try_from(std::process::id()).expect("process ids are positive");
+        let attestation =
+            Arc::new(WorkloadAttestation::new(attestors, AttestLimits::default(), own_pid));
+        match &config.socket_path {
+            Some(path) => {
+                let api = (!config.disable_workload_api)
+                    .then(|| Arc::new(self.workload_api(manager, attestation, watcher)));
+                let endpoint = Endpoint::workload(path, api)?;
+                tasks.spawn("agent_apis", endpoint.serve(watcher.clone()));
+            }
+            None => info!(
+                apis = "Workload and SDS APIs",
+                "Skipping agent APIs because public endpoint is disabled"
+            ),
+        }
+        if let Some(path) = &config.admin_socket_path {
+            let debug = DebugService::new(
+                manager.credentials.clone(),
+                manager.cache.clone(),
+                manager.jwt.clone(),
+                self.clock.clone(),
+            );
+            let endpoint = Endpoint::admin(path, debug, LoggerService::new(self.log.clone()))?;
+            tasks.spawn("admin_apis", endpoint.serve(watcher.clone()));
+        }
+        Ok(())
+    }
+
+    fn workload_api(
+        &self,
+        manager: &Manager,
+        attestation: Arc<WorkloadAttestation>,
+        watcher: &Watcher,
+    ) -> WorkloadApi {
+        let config = &self.config;
+        WorkloadApi {
+            cache: manager.cache.clone(),
+            jwt: manager.jwt.clone(),
+            attestation,
+            trust_domain: config.trust_domain.clone(),
+            allow_unauthenticated_verifiers: config.allow_unauthenticated_verifiers,
+            allowed_foreign_jwt_claims: config.allowed_foreign_jwt_claims.iter().cloned().collect(),
+            log_selectors: config.log_selectors.clone(),
+            rate_limits: RateLimits::default(),
+            clock: self.clock.clone(),
+            drain: watcher.clone(),
+        }
+    }
+}
+
+/// Attempts with growing pauses, up to a limit in all.
+struct Patience {
+    pauses: Backoff,
+    since: Instant,
+    limit: Duration,
+}
+
+impl Patience {
+    fn new(limit: Duration) -> Self {
+        Self { pauses: Backoff::with_default_max(BOOTSTRAP_INTERVAL), since: Instant::now(), limit }
+    }
+
+    /// Waits before the next attempt, or gives the failure back for good.
+    async fn wait(&mut self, line: &'static str, error: AgentError) -> Result<(), AgentError> {
+        let pause = self.pauses.next();
+        if self.since.elapsed() + pause > self.limit {
+            return Err(error);
+        }
+        let retry_interval = steeple_runtime::duration::format_go(pause);
+        warn!(%error, retry_interval, "{line}");
+        tokio::time::sleep(pause).await;
+        Ok(())
+    }
+}
+
+fn workload_socket(config: &AgentConfig) -> Option<&Path> {
+    config.socket_path.as_deref().filter(|_| !config.disable_workload_api)
+}
+
+fn key_type(configured: WorkloadKeyType) -> KeyType {
+    match configured {
+        WorkloadKeyType::EcP256 => KeyType::EcP256,
+        WorkloadKeyType::EcP384 => KeyType::EcP384,
+        WorkloadKeyType::Rsa2048 => KeyType::Rsa2048,
+    }
+}
+
+fn or_default(size: usize) -> usize {
+    if size == 0 { DEFAULT_CACHE_SIZE } else { size }
+}
+
+/// What the author of the configuration should know, into the log.
+fn tell(notices: &[Notice]) {
+    for notice in notices {
+        match notice.kind {
+            NoticeKind::Deprecated => {
+                warn!(alert = true, alert_type = "deprecated_config", "{}", notice.text);
+            }
+            NoticeKind::Info => info!("{}", notice.text),
+            NoticeKind::Warning => warn!("{}", notice.text),
+            NoticeKind::NotAvailable | NoticeKind::NoEffect => warn!("{notice}"),
+        }
+    }
+}
+
+/// Says in the log how the agent ended; gives the exit code.
+pub(crate) fn conclude(outcome: &Result<(), AgentError>) -> i32 {
+    match outcome {
+        Ok(()) => {
+            info!("Agent stopped gracefully");
+            0
+        }
+        Err(error) => {
+            error!(%error, "Agent crashed");
+            1
+        }
+    }
+}
+
+const DEFAULT_CACHE_SIZE: usize = 1000;
+const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
+const REBOOTSTRAP_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
+const DRAIN_GRACE: Duration = Duration::from_secs(10);

@@ -1,0 +1,161 @@
+//! How the agent fails.
+
+use std::io;
+use std::path::PathBuf;
+
+use steeple_agent_core::node::Refusal;
+use steeple_agent_core::storage::StorageError;
+use steeple_net::channel::{ConnectError, InvalidAddress, connect_error};
+use steeple_net::status::detail;
+use steeple_net::unix::BindError;
+use steeple_plugin::PluginError;
+use steeple_proto::spire::api::types::PermissionDeniedDetails;
+use steeple_proto::spire::api::types::permission_denied_details::Reason;
+use tonic::Status;
+
+/// Why the agent stopped, or could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum AgentError {
+    /// A file or directory cannot be used.
+    #[error("{what} {path:?}: {source}")]
+    File {
+        /// What was tried.
+        what: &'static str,
+        /// The path.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `agent-data.json` is there but makes no sense.
+    #[error("failed to open storage: {0}")]
+    Storage(#[from] StorageError),
+    /// The plugins of the configuration cannot be used.
+    #[error("{0}")]
+    Plugins(String),
+    /// A plugin failed while the agent ran.
+    #[error(transparent)]
+    Plugin(#[from] PluginError),
+    /// The server's address cannot be one.
+    #[error(transparent)]
+    Address(#[from] InvalidAddress),
+    /// The bundle for the first contact cannot be had.
+    #[error("{0}")]
+    Bootstrap(String),
+    /// A call to the server failed.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// The server's answer makes no sense.
+    #[error("{0}")]
+    Answer(String),
+    /// A request for a certificate cannot be made.
+    #[error("failed to generate CSR: {0}")]
+    Csr(#[from] steeple_pki::csr::CsrError),
+    /// The agent's own SVID ended before it could be replaced.
+    #[error("current SVID has already expired and {what} failed: {source}")]
+    Expired {
+        /// `rotate agent SVID` or `reattest agent`.
+        what: &'static str,
+        /// Why.
+        source: Box<AgentError>,
+    },
+    /// The server wants a new attestation, which this method does not allow.
+    #[error("attestation method is not re-attestable")]
+    NotReattestable,
+    /// The agent stops to start anew with a new bundle.
+    #[error("shutting down for rebootstrapping")]
+    Rebootstrap,
+    /// A socket cannot be bound.
+    #[error(transparent)]
+    Bind(#[from] BindError),
+    /// The address of the health listener cannot be used.
+    #[error("unable to listen for health checks on {address}: {source}")]
+    Health {
+        /// The address.
+        address: String,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A part of the agent broke.
+    #[error("task {0} panicked")]
+    Panicked(&'static str),
+    /// The agent was told to stop before it had started.
+    #[error("stopped while starting")]
+    Stopped,
+}
+
+impl AgentError {
+    /// What it means for the agent's identity.
+    pub(crate) fn refusal(&self) -> Refusal {
+        match self {
+            Self::Call(call) => call.refusal(),
+            Self::Expired { source, .. } => source.refusal(),
+            _ => Refusal::Transient,
+        }
+    }
+
+    /// Whether the server said that this node may not be an agent.
+    pub(crate) fn is_denied(&self) -> bool {
+        matches!(self, Self::Call(call) if call.status.code() == tonic::Code::PermissionDenied)
+    }
+}
+
+/// A failed call: what was asked for, and the status.
+#[derive(Debug)]
+pub struct CallError {
+    what: &'static str,
+    status: Status,
+    unknown_authority: bool,
+}
+
+impl CallError {
+    pub(crate) fn new(what: &'static str, status: Status) -> Self {
+        let unknown_authority = matches!(
+            connect_error(&status),
+            Some(ConnectError::Peer(peer)) if peer.is_unknown_authority()
+        );
+        Self { what, status, unknown_authority }
+    }
+
+    /// The status, in grpc-go's words.
+    pub fn status(&self) -> &Status {
+        &self.status
+    }
+
+    pub(crate) fn refusal(&self) -> Refusal {
+        if self.unknown_authority {
+            return Refusal::UnknownAuthority;
+        }
+        if self.status.code() != tonic::Code::PermissionDenied {
+            return Refusal::Transient;
+        }
+        let details: Option<PermissionDeniedDetails> =
+            detail(&self.status, "spire.api.types.PermissionDeniedDetails");
+        match details.map(|details| details.reason()) {
+            Some(Reason::AgentBanned) => Refusal::Banned,
+            Some(
+                Reason::AgentExpired
+                | Reason::AgentNotActive
+                | Reason::AgentNotAttested
+                | Reason::AgentMustReattest,
+            ) => Refusal::Reattest,
+            Some(Reason::Unknown) | None => Refusal::Transient,
+        }
+    }
+}
+
+impl std::fmt::Display for CallError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let code = code_name(&self.status);
+        write!(f, "{}: rpc error: code = {code} desc = {}", self.what, self.status.message())
+    }
+}
+
+impl std::error::Error for CallError {}
+
+/// The status code as Go prints it.
+pub(crate) fn code_name(status: &Status) -> &'static str {
+    match status.code() {
+        tonic::Code::Ok => "OK",
+        code => steeple_plugin::Code::from_number(code as i32).name(),
+    }
+}

@@ -1,0 +1,91 @@
+//! Keeping the agent's own SVID fresh.
+
+use steeple_agent_core::lifetime::RenewalRule;
+use steeple_agent_core::node::{KeySlot, ROTATION_INTERVAL, Refusal};
+use steeple_pki::{Certificate, KeyType};
+use steeple_runtime::Backoff;
+use tracing::{debug, error, info};
+
+use super::{Manager, SUBSYSTEM};
+use crate::attestation::{FirstTrust, agent_csr};
+use crate::credentials::AgentSvid;
+use crate::error::AgentError;
+
+impl Manager {
+    /// Looks at the SVID every few seconds; gives why it could not be kept.
+    pub(super) async fn rotation_loop(&self) -> AgentError {
+        let mut pauses = Backoff::with_default_max(ROTATION_INTERVAL);
+        loop {
+            let rotation = self.credentials.rotation();
+            if rotation.is_due(self.clock.now()) {
+                let what = if self.credentials.reattestable() {
+                    "reattest agent"
+                } else {
+                    "rotate agent SVID"
+                };
+                match self.rotate().await {
+                    Ok(()) => pauses.reset(),
+                    Err(error) => {
+                        error!(subsystem_name = SUBSYSTEM, %error, "Could not {what}");
+                        if rotation.has_ended(self.clock.now()) {
+                            return AgentError::Expired { what, source: Box::new(error) };
+                        }
+                        if matches!(error.refusal(), Refusal::Reattest | Refusal::Banned) {
+                            return error;
+                        }
+                    }
+                }
+            } else {
+                pauses.reset();
+            }
+            tokio::time::sleep(pauses.next()).await;
+        }
+    }
+
+    /// A new attestation where the method allows it.
+    pub(super) async fn reattest_if_allowed(&self) -> Result<(), AgentError> {
+        if !self.credentials.reattestable() {
+            return Err(AgentError::NotReattestable);
+        }
+        self.reattest().await
+    }
+
+    async fn rotate(&self) -> Result<(), AgentError> {
+        if self.credentials.reattestable() { self.reattest().await } else { self.renew().await }
+    }
+
+    async fn renew(&self) -> Result<(), AgentError> {
+        let paused = self.server.pause().await;
+        debug!(subsystem_name = SUBSYSTEM, "Rotating agent SVID");
+        let slot = KeySlot::beside(Some(&self.credentials.key_id()));
+        let key = self.attestation.key_manager.generate_key(slot.id(), KeyType::EcP256).await?;
+        let csr = agent_csr(&key).await?;
+        let chain: Vec<Certificate> = self.server.renew_agent(&paused, csr).await?;
+        if chain[0].public_key() != key.public_key() {
+            return Err(AgentError::Answer("the renewed SVID is not for this agent's key".into()));
+        }
+        let svid = AgentSvid { chain, key, key_id: slot.id().to_owned(), reattestable: false };
+        info!(subsystem_name = SUBSYSTEM, spiffe_id = svid.id(), "Successfully rotated agent SVID");
+        self.credentials.replace(svid, &self.data);
+        Ok(())
+    }
+
+    async fn reattest(&self) -> Result<(), AgentError> {
+        let paused = self.server.pause().await;
+        debug!(subsystem_name = SUBSYSTEM, "Reattesting node");
+        let slot = KeySlot::beside(Some(&self.credentials.key_id()));
+        let own = self.cache.own_bundle();
+        let authorities = own.bundle().certificates().cloned().collect();
+        let trust = FirstTrust::Bundle(authorities);
+        let (svid, _) = self.attestation.attest(slot, trust).await?;
+        info!(subsystem_name = SUBSYSTEM, spiffe_id = svid.id(), "Successfully reattested node");
+        self.credentials.replace(svid, &self.data);
+        drop(paused);
+        Ok(())
+    }
+}
+
+/// The rule for the agent's own SVID and the workloads' alike.
+pub(crate) fn renewal_rule(config: &steeple_config::AgentConfig) -> RenewalRule {
+    RenewalRule { availability_target: config.availability_target }
+}

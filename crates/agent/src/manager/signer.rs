@@ -1,0 +1,141 @@
+//! Having X.509-SVIDs signed: whatever the cache wants, in batches.
+
+use std::convert::Infallible;
+use std::time::Duration;
+
+use steeple_agent_core::cache::{SignedSvid, SigningRequest};
+use steeple_agent_core::entry::EntryId;
+use steeple_agent_core::sync::BatchSize;
+use steeple_pki::{Certificate, KeyType, PrivateKey};
+use steeple_runtime::Backoff;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing::{debug, error, info};
+
+use super::{Manager, SUBSYSTEM};
+use crate::attestation::request_subject;
+use crate::credentials::warn_of_fallback;
+use crate::error::AgentError;
+
+impl Manager {
+    /// Signs until nothing is wanted that the server would sign now.
+    pub(crate) async fn sign_all(&self) -> Result<(), AgentError> {
+        loop {
+            let now = self.clock.now();
+            self.cache.expire(now);
+            let limit = self.batch().size();
+            let wanted = self.cache.wanted(limit, now);
+            if wanted.is_empty() {
+                return Ok(());
+            }
+            debug!(
+                subsystem_name = SUBSYSTEM,
+                cache_type = "workload",
+                count = self.cache.backlog(now),
+                limit,
+                "Renewing stale entries"
+            );
+            if let Err(error) = self.sign(wanted).await {
+                self.batch().failed();
+                return Err(error);
+            }
+            self.batch().succeeded();
+        }
+    }
+
+    /// Waits until a caller needs an SVID, one is due, or one ends.
+    pub(super) async fn signing_loop(&self) -> Infallible {
+        let mut patience = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
+        loop {
+            match self.sign_all().await {
+                Ok(()) => {
+                    patience.reset();
+                    let until_due = self.cache.next_deadline().map_or(LAST_PAUSE, |at| {
+                        at.duration_since(self.clock.now()).unwrap_or_default().max(SHORTEST_SLEEP)
+                    });
+                    // Also while nothing is due: the clock may have been set.
+                    tokio::select! {
+                        () = self.cache.signing_needed() => {}
+                        () = tokio::time::sleep(until_due.min(LAST_PAUSE)) => {}
+                    }
+                }
+                Err(error) => {
+                    error!(subsystem_name = SUBSYSTEM, %error, "SVID sync failed");
+                    tokio::time::sleep(patience.next()).await;
+                }
+            }
+        }
+    }
+
+    async fn sign(&self, wanted: Vec<SigningRequest>) -> Result<(), AgentError> {
+        wanted.iter().for_each(announce);
+        let key_type = self.settings.workload_key_type;
+        let ids: Vec<String> =
+            wanted.iter().map(|request| request.entry.spiffe_id.to_string()).collect();
+        // Keys cost: an RSA one a good part of a second.
+        let made = tokio::task::spawn_blocking(move || {
+            ids.iter().map(|id| key_and_csr(key_type, id)).collect::<Result<Vec<_>, _>>()
+        });
+        let made = made.await.map_err(|_| AgentError::Panicked("key generation"))??;
+        let (keys, csrs): (Vec<PrivateKey>, Vec<Vec<u8>>) = made.into_iter().unzip();
+        let requests = wanted.iter().map(|request| request.entry.id.clone()).zip(csrs).collect();
+        let chains = self.server.sign_x509_svids(requests).await?;
+        let mut signed = Vec::with_capacity(chains.len());
+        let mut refused: Vec<EntryId> = Vec::new();
+        for ((request, key), chain) in wanted.into_iter().zip(keys).zip(chains) {
+            match chain.filter(|chain| is_for(chain, &key)) {
+                Some(chain) => {
+                    signed.push((request.entry.clone(), self.svid(&request, key, chain)))
+                }
+                None => refused.push(request.entry.id.clone()),
+            }
+        }
+        self.cache.refused(&refused, self.clock.now());
+        self.cache.install(signed);
+        Ok(())
+    }
+
+    fn svid(
+        &self,
+        request: &SigningRequest,
+        key: PrivateKey,
+        chain: Vec<Certificate>,
+    ) -> SignedSvid {
+        let rule = self.settings.renewal;
+        let (leaf, entry) = (&chain[0], &request.entry);
+        warn_of_fallback(rule, leaf, entry.spiffe_id.as_str(), &entry.id);
+        let due = rule.due(leaf.not_before(), leaf.not_after(), fastrand::f64());
+        SignedSvid { chain, key_pkcs8: key.to_pkcs8_der(), due }
+    }
+
+    fn batch(&self) -> std::sync::MutexGuard<'_, BatchSize> {
+        self.batch.lock().expect("no code panics while it holds the batch size")
+    }
+}
+
+fn announce(request: &SigningRequest) {
+    let (entry_id, spiffe_id) = (&request.entry.id, &request.entry.spiffe_id);
+    match request.current_expires_at {
+        None => {
+            info!(subsystem_name = SUBSYSTEM, entry_id = %entry_id, spiffe_id = %spiffe_id, "Creating X509-SVID")
+        }
+        Some(expires_at) => {
+            let expires_at = OffsetDateTime::from(expires_at).format(&Rfc3339).unwrap_or_default();
+            info!(subsystem_name = SUBSYSTEM, entry_id = %entry_id, spiffe_id = %spiffe_id, expires_at, "Renewing X509-SVID");
+        }
+    }
+}
+
+fn key_and_csr(key_type: KeyType, spiffe_id: &str) -> Result<(PrivateKey, Vec<u8>), AgentError> {
+    let key = PrivateKey::generate(key_type).map_err(steeple_pki::csr::CsrError::from)?;
+    let csr = steeple_pki::csr::create(&key, &request_subject(), &[spiffe_id])?;
+    Ok((key, csr))
+}
+
+fn is_for(chain: &[Certificate], key: &PrivateKey) -> bool {
+    chain.first().is_some_and(|leaf| leaf.public_key() == key.public_key())
+}
+
+const FIRST_PAUSE: Duration = Duration::from_millis(500);
+const LAST_PAUSE: Duration = Duration::from_secs(4 * 60);
+const SHORTEST_SLEEP: Duration = Duration::from_millis(100);

@@ -1,0 +1,96 @@
+//! The command line's side of `run` and `validate`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use steeple_cli::{Env, FlagSet, Program};
+use steeple_config::{
+    AgentConfig, AgentFlags, DEFAULT_AGENT_CONFIG_PATH, Notice, Problems, load_agent,
+};
+use steeple_runtime::{log, signal, umask};
+
+use crate::app;
+
+/// Carries out the process's command line.
+pub fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let program = Program { run, validate };
+    let code = steeple_cli::agent::main(&arguments, &mut Env::process(), program);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn run(flags: &FlagSet, env: &mut Env) -> i32 {
+    let (config, notices) = match load(flags, env) {
+        Ok(loaded) => loaded,
+        Err(problems) => return fail(env, &format!("{problems}\n")),
+    };
+    // Before the log file, the first file that is written.
+    umask::tighten();
+    let log = match log::init(&config.log) {
+        Ok(log) => log,
+        Err(error) => return fail(env, &format!("could not start logger: {error}\n")),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(env, &format!("cannot start: {error}\n")),
+    };
+    let outcome = runtime.block_on(async {
+        let shutdown = signal::shutdown();
+        app::run(config, notices, log, shutdown).await
+    });
+    // What is still blocked (a plugin, a dead disk) must not hold up the exit.
+    runtime.shutdown_background();
+    app::conclude(&outcome)
+}
+
+fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
+    match load(flags, env) {
+        Ok((_, notices)) => {
+            for notice in notices {
+                env.err(&format!("{notice}\n"));
+            }
+            env.out("SPIRE agent configuration file is valid.\n");
+            0
+        }
+        Err(problems) => {
+            fail(env, &format!("SPIRE agent configuration file is invalid: {problems}\n"))
+        }
+    }
+}
+
+fn load(flags: &FlagSet, env: &Env) -> Result<(AgentConfig, Vec<Notice>), Problems> {
+    let path = flags.str("config");
+    let path = (path != DEFAULT_AGENT_CONFIG_PATH).then(|| Path::new(path));
+    load_agent(path, &agent_flags(flags), flags.is_set("expandEnv"), &|name| env.var(name))
+}
+
+fn agent_flags(flags: &FlagSet) -> AgentFlags {
+    let text = |name| flags.str(name).to_owned();
+    AgentFlags {
+        allow_unauthenticated_verifiers: flags.is_set("allowUnauthenticatedVerifiers"),
+        data_dir: text("dataDir"),
+        disable_sds_api: flags.is_set("disableSDSAPI"),
+        disable_workload_api: flags.is_set("disableWorkloadAPI"),
+        insecure_bootstrap: flags.is_set("insecureBootstrap"),
+        join_token: text("joinToken"),
+        join_token_file: text("joinTokenFile"),
+        log_file: text("logFile"),
+        log_format: text("logFormat"),
+        log_level: text("logLevel"),
+        log_source_location: flags.is_set("logSourceLocation"),
+        rebootstrap_delay: text("rebootstrapDelay"),
+        rebootstrap_mode: text("rebootstrapMode"),
+        server_address: text("serverAddress"),
+        server_port: flags.int("serverPort"),
+        socket_path: text("socketPath"),
+        trust_bundle: text("trustBundle"),
+        trust_bundle_format: text("trustBundleFormat"),
+        trust_bundle_url: text("trustBundleUrl"),
+        trust_domain: text("trustDomain"),
+    }
+}
+
+fn fail(env: &mut Env, text: &str) -> i32 {
+    env.err(text);
+    1
+}

@@ -1,0 +1,207 @@
+//! The bundle that the server is recognised by before the first contact.
+
+use std::path::Path;
+use std::time::{Duration, SystemTime};
+
+use steeple_agent_core::storage::BootstrapUse;
+use steeple_config::{AgentConfig, Bootstrap, TrustBundleFormat};
+use steeple_net::https::{FetchLimits, get, get_unix};
+use steeple_pki::{Bundle, Certificate};
+use steeple_proto::workload::X509BundlesRequest;
+use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use steeple_runtime::fsx;
+use steeple_spiffe::TrustDomain;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing::{debug, info};
+use url::Url;
+
+use crate::attestation::FirstTrust;
+use crate::data::DataFile;
+use crate::error::AgentError;
+
+/// Where the first bundle comes from, and how often it was asked for.
+pub(crate) struct TrustSource<'c> {
+    config: &'c AgentConfig,
+    data: &'c DataFile,
+}
+
+impl<'c> TrustSource<'c> {
+    pub(crate) fn new(config: &'c AgentConfig, data: &'c DataFile) -> Self {
+        Self { config, data }
+    }
+
+    /// The bundle on disk, else the configured one. Counts the attempt.
+    pub(crate) async fn first_trust(&self, now: SystemTime) -> Result<FirstTrust, AgentError> {
+        let stored = self.data.read().bundle;
+        if !stored.is_empty() {
+            return Ok(FirstTrust::Bundle(stored));
+        }
+        self.data.update(|data| {
+            if data.bootstrap_use == BootstrapUse::Unspecified {
+                data.bootstrap_use = BootstrapUse::Bootstrap;
+            }
+            data.connection_attempts += 1;
+            data.bootstrap_start_time.get_or_insert(now);
+        })?;
+        let authorities = match &self.config.bootstrap {
+            Bootstrap::Insecure => return Ok(FirstTrust::Insecure),
+            Bootstrap::Path { path, format } => {
+                let bundle = fsx::read_limited(path, MAX_BUNDLE)
+                    .and_then(|found| found.ok_or_else(|| std::io::ErrorKind::NotFound.into()));
+                let bundle = bundle.map_err(|error| {
+                    failed(format!(
+                        "could not parse trust bundle: open {}: {error}",
+                        path.display()
+                    ))
+                })?;
+                self.parse(&bundle, *format)?
+            }
+            Bootstrap::Url { url, unix_socket, format } => {
+                self.parse(&self.download(url, unix_socket.as_deref()).await?, *format)?
+            }
+            Bootstrap::WorkloadApi { address } => {
+                self.announce();
+                debug!(
+                    Logger = LOGGER,
+                    "Fetching trust bundle from SPIFFE Workload API: {address}"
+                );
+                from_workload_api(address, &self.config.trust_domain).await?
+            }
+        };
+        if authorities.is_empty() {
+            return Err(failed("no certificates found in trust bundle".into()));
+        }
+        Ok(FirstTrust::Bundle(authorities))
+    }
+
+    /// The server was reached and believed: the attempts are over.
+    pub(crate) fn succeeded(&self, now: SystemTime) -> Result<(), AgentError> {
+        let data = self.data.read();
+        if let Some(started) = data.bootstrap_start_time {
+            let took = steeple_runtime::duration::format_go(
+                now.duration_since(started).unwrap_or_default(),
+            );
+            info!(Logger = LOGGER, "Success after {took} attempts={}", data.connection_attempts);
+        }
+        self.data.update(|data| {
+            data.bootstrap_use = BootstrapUse::Rebootstrap;
+            data.bootstrap_start_time = None;
+            data.connection_attempts = 0;
+        })
+    }
+
+    fn announce(&self) {
+        let data = self.data.read();
+        let attempt = data.connection_attempts;
+        let started = started_at(data.bootstrap_start_time);
+        match data.bootstrap_use {
+            BootstrapUse::Rebootstrap => {
+                info!(
+                    Logger = LOGGER,
+                    "Server reattestation attempt {attempt}. Started {started}."
+                );
+            }
+            _ => info!(Logger = LOGGER, "Server attestation attempt {attempt}. Started {started}."),
+        }
+    }
+
+    async fn download(&self, url: &str, socket: Option<&Path>) -> Result<Vec<u8>, AgentError> {
+        let unable = |error: &dyn std::fmt::Display| {
+            failed(format!("unable to fetch trust bundle URL {url}: {error}"))
+        };
+        self.announce();
+        let limits = FetchLimits { deadline: Duration::from_secs(60), size: MAX_BUNDLE as usize };
+        let fetched = match socket {
+            None => get(url, limits).await,
+            Some(socket) => {
+                let url = self.with_query(url).map_err(|error| unable(&error))?;
+                get_unix(url.as_str(), socket, limits).await
+            }
+        };
+        fetched.map(|body| body.to_vec()).map_err(|error| unable(&error))
+    }
+
+    /// Over a Unix socket the answering helper learns who asks, and how often.
+    fn with_query(&self, url: &str) -> Result<Url, url::ParseError> {
+        let mut url = Url::parse(url)?;
+        let data = self.data.read();
+        let mode = match data.bootstrap_use {
+            BootstrapUse::Rebootstrap => "rebootstrap",
+            _ => "bootstrap",
+        };
+        url.query_pairs_mut()
+            .append_pair("spiffe-trust-domain", self.config.trust_domain.as_str())
+            .append_pair("spire-attest-mode", mode)
+            .append_pair("spire-attest-start-time", &started_at(data.bootstrap_start_time))
+            .append_pair("spire-connection-attempts", &data.connection_attempts.to_string())
+            .append_pair("spire-server-address", &self.config.server_address)
+            .append_pair("spire-server-port", &self.config.server_port.to_string());
+        Ok(url)
+    }
+
+    fn parse(
+        &self,
+        document: &[u8],
+        format: TrustBundleFormat,
+    ) -> Result<Vec<Certificate>, AgentError> {
+        let trust_domain = self.config.trust_domain.clone();
+        match format {
+            TrustBundleFormat::Pem => {
+                let text = std::str::from_utf8(document)
+                    .map_err(|_| failed("could not parse trust bundle: not text".into()))?;
+                Certificate::parse_pem_bundle(text).map_err(|error| failed(error.to_string()))
+            }
+            TrustBundleFormat::Spiffe => {
+                let bundle: Bundle =
+                    steeple_pki::bundle::parse(trust_domain, document).map_err(|error| {
+                        failed(format!("unable to parse SPIFFE trust bundle: {error}"))
+                    })?;
+                Ok(bundle.certificates().cloned().collect())
+            }
+        }
+    }
+}
+
+async fn from_workload_api(
+    address: &str,
+    trust_domain: &TrustDomain,
+) -> Result<Vec<Certificate>, AgentError> {
+    let unable = |error: &dyn std::fmt::Display| {
+        failed(format!("unable to fetch trust bundle from SPIFFE Workload API {address}: {error}"))
+    };
+    let path = address
+        .strip_prefix("unix://")
+        .or_else(|| address.strip_prefix("unix:"))
+        .ok_or_else(|| unable(&"only unix:// addresses are available yet"))?;
+    let mut client = SpiffeWorkloadApiClient::new(steeple_net::channel::unix(Path::new(path)));
+    let mut request = tonic::Request::new(X509BundlesRequest {});
+    request.metadata_mut().insert("workload.spiffe.io", "true".parse().expect("ASCII"));
+    let first = async { client.fetch_x509_bundles(request).await?.into_inner().message().await };
+    let answer = tokio::time::timeout(WORKLOAD_API_TIMEOUT, first)
+        .await
+        .map_err(|_| unable(&"context deadline exceeded"))?
+        .map_err(|status| unable(&status.message()))?;
+    let bundles = answer.unwrap_or_default().bundles;
+    let der = bundles.get(&trust_domain.id_string()).ok_or_else(|| {
+        failed(format!(
+            "SPIFFE Workload API {address} did not provide a trust bundle for trust domain {:?}",
+            trust_domain.as_str()
+        ))
+    })?;
+    Certificate::parse_concatenated_der(der).map_err(|error| unable(&error))
+}
+
+fn started_at(started: Option<SystemTime>) -> String {
+    let started = OffsetDateTime::from(started.unwrap_or(SystemTime::UNIX_EPOCH));
+    let seconds = started.replace_nanosecond(0).unwrap_or(started);
+    seconds.format(&Rfc3339).unwrap_or_default()
+}
+
+fn failed(reason: String) -> AgentError {
+    AgentError::Bootstrap(reason)
+}
+
+const LOGGER: &str = "TrustBundleSources";
+const MAX_BUNDLE: u64 = 5 * 1024 * 1024;
+const WORKLOAD_API_TIMEOUT: Duration = Duration::from_secs(60);
