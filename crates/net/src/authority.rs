@@ -2,9 +2,11 @@
 //!
 //! Those clients send the socket's path as `:authority`, percent-encoded (`tmp%2Fapi.sock`) or
 //! plain, which h2 refuses as malformed. [`AuthorityFilter`] follows the client's frames and, in a
-//! literal `:authority`, turns `%` and `/` into `-`. In HPACK's Huffman code (RFC 7541 appendix B)
-//! all three are six bits long, so that nothing moves, whichever form the literal has; and as
-//! HPACK's dynamic table is filled from the altered bytes, both ends stay in step.
+//! literal `:authority`, turns `%` and `/` into `-`. A literal names its field by index 1 of the
+//! static table (Java) or spells the name out (the C core does). In HPACK's Huffman code (RFC 7541
+//! appendix B) all three characters are six bits long, so that nothing moves, whichever form the
+//! value has; and as HPACK's dynamic table is filled from the altered bytes, both ends stay in
+//! step.
 //!
 //! The filter is no parser of the protocol: what it does not understand it leaves alone from there
 //! on, for h2 to refuse.

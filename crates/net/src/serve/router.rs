@@ -75,9 +75,10 @@ impl Service<Request<Body>> for Router {
         let Some(inner) = self.services.get(service) else {
             return refuse(format!("unknown service {}", cap(service)));
         };
-        let unknown_method = format!("unknown method {} for service {service}", cap(method));
+        // The texts are made when they are needed; a copy of the path costs next to nothing.
+        let uri = request.uri().clone();
         let name_method = move |mut response: Response<Body>| {
-            name_unknown_method(response.headers_mut(), &unknown_method);
+            name_unknown_method(response.headers_mut(), uri.path());
             response
         };
         let inner: MapResponse<Inner, _> = inner.clone().map_response(name_method);
@@ -86,11 +87,15 @@ impl Service<Request<Body>> for Router {
 }
 
 /// Generated servers answer a method that they do not know with a bare status.
-fn name_unknown_method(headers: &mut HeaderMap, text: &str) {
+fn name_unknown_method(headers: &mut HeaderMap, path: &str) {
     let unimplemented = headers
         .get(Status::GRPC_STATUS)
         .is_some_and(|it| it == HeaderValue::from(Code::Unimplemented as u16));
-    if unimplemented && !headers.contains_key(Status::GRPC_MESSAGE) {
+    if !unimplemented || headers.contains_key(Status::GRPC_MESSAGE) {
+        return;
+    }
+    if let Some((service, method)) = path.trim_start_matches('/').rsplit_once('/') {
+        let text = format!("unknown method {} for service {service}", cap(method));
         // Fails for a name that no header can hold, which no HTTP path holds either.
         let _ = Status::unimplemented(text).add_header(headers);
     }

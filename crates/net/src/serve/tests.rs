@@ -253,6 +253,30 @@ async fn a_socket_path_as_authority_is_served() {
     }
 }
 
+/// What grpcio 1.85.1 (Python) sends for a call of FetchJWTSVID with an empty message, over
+/// `unix:///tmp/capdir/api.sock`.
+const GRPCIO: &[&[u8]] = &[
+    b"PRI * HTTP/2.0\x0d\x0a\x0d\x0aSM\x0d\x0a\x0d\x0a\x00\x00$\x04\x00\x00\x00\x00\x00",
+    b"\x00\x02\x00\x00\x00\x00\x00\x03\x00\x00\x00\x00\x00\x04\x00@\x00\x00\x00\x05\x00",
+    b"@\x00\x00\x00\x06\x00\x00@\x00\xfe\x03\x00\x00\x00\x01\x00\x00\x04\x08\x00\x00\x00",
+    b"\x00\x00\x00?\x00\x01\x00\x00\x00\x04\x01\x00\x00\x00\x00\x00\x01\x10\x01\x04\x00",
+    b"\x00\x00\x01@\x05:path\x1f/SpiffeWorkloadAPI/FetchJWTSVID@\x0a:authority\x17tmp%2",
+    b"Fcapdir%2Fapi.sock\x83\x86@\x0ccontent-type\x10application/grpc@\x02te\x08trailer",
+    b"s@\x14grpc-accept-encoding\x17identity, deflate, gzip@\x0cgrpc-timeout\x04997m@\x0a",
+    b"user-agent0grpc-python/1.85.1 grpc-c/58.0.0 (linux; chttp2)\x00\x12workload.spiff",
+    b"e.io\x04true\x00\x00\x04\x08\x00\x00\x00\x00\x01\x00\x00\x00\x05\x00\x00\x05\x00\x01",
+    b"\x00\x00\x00\x01\x00\x00\x00\x00\x00",
+];
+
+#[tokio::test]
+async fn what_grpcio_sends_over_a_unix_socket_is_served() {
+    let server = start(Limits::unix());
+    let mut stream = UnixStream::connect(&server.path).await.unwrap();
+    stream.write_all(&GRPCIO.concat()).await.unwrap();
+    // Trailers only: there is no such service here. A refusal would be RST_STREAM (3).
+    assert_eq!(kinds_until_end_of_stream_1(&mut stream).await, [1]);
+}
+
 async fn kinds_until_end_of_stream_1(stream: &mut UnixStream) -> Vec<u8> {
     let mut kinds = Vec::new();
     loop {

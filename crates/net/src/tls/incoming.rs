@@ -121,10 +121,15 @@ impl Acceptor {
         self.tasks.spawn_isolated("tls_handshake", async move {
             // Latency matters more than a segment saved; it works without.
             let _ = stream.set_nodelay(true);
-            match timeout(this.limits.deadline, this.tls.accept(stream)).await {
+            let shaken = tokio::select! {
+                shaken = timeout(this.limits.deadline, this.tls.accept(stream)) => shaken,
+                // Nobody will serve it.
+                () = this.done.closed() => return,
+            };
+            match shaken {
                 Ok(Ok(stream)) => {
                     drop((slot, counted));
-                    // Nobody is waiting for it any more when this fails.
+                    // Fails when nobody will serve it any more.
                     let _ = this.done.send(TlsStream::new(stream, address)).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
