@@ -128,7 +128,8 @@ impl CaManager {
     /// Rotates when it is time to, until told to stop. Failures are logged and counted, and what
     /// failed is tried again.
     pub async fn run(self, mut watcher: Watcher) {
-        let mut tick = every(TICK);
+        // Authorities of a few minutes would else outlive their last sixth unseen.
+        let mut tick = every(TICK.min(self.0.config.ca_ttl / 12).max(Duration::from_secs(1)));
         let mut prune_bundle = every(PRUNE_BUNDLE_INTERVAL);
         let mut prune_journals = every(PRUNE_JOURNALS_INTERVAL);
         loop {
@@ -175,8 +176,8 @@ impl CaManager {
         self.0.bundle_updates.subscribe()
     }
 
-    /// The X.509 authorities that were tainted while this process ran: what they signed has to
-    /// be replaced (CA-17).
+    /// The X.509 authorities that are tainted, told whenever an operator taints one: what they
+    /// signed has to be replaced (CA-17). Empty until then.
     #[must_use]
     pub fn tainted_authorities(&self) -> watch::Receiver<Arc<[steeple_pki::x509::Certificate]>> {
         self.0.tainted.subscribe()

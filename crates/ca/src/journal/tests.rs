@@ -153,7 +153,8 @@ fn ids(rotation: &Rotation<JwtKey>) -> (Option<&str>, String) {
 fn the_active_entry_becomes_current_and_the_newest_other_next() {
     use Status::{Active, Old, Prepared, Unknown};
     let now = from_unix(1500);
-    let cases: [(&[(&str, &str, Status)], (Option<&str>, &str)); 7] = [
+    type Case<'a> = (&'a [(&'a str, &'a str, Status)], (Option<&'a str>, &'a str));
+    let cases: [Case<'_>; 7] = [
         (&[("a", "A", Active), ("b", "B", Prepared)], (Some("a"), "prepared b")),
         (&[("a", "A", Old), ("b", "B", Active)], (Some("b"), "old a")),
         (&[("a", "A", Active), ("b", "B", Active)], (Some("b"), "")),

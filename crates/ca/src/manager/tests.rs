@@ -214,6 +214,79 @@ fn preparing_twice_replaces_the_prepared_authority() {
     assert_eq!(active_id(&restarted), active_id(&manager));
 }
 
+#[tokio::test]
+async fn a_drain_ends_the_driver() {
+    let (world, clock) = (World::new(), ManualClock::new(noon()));
+    let manager = started(&world, &config(), &clock);
+    let (drain, watcher) = steeple_runtime::drain::channel();
+    let ((), drained) = tokio::join!(manager.run(watcher), drain.drain(Duration::from_secs(10)));
+    assert!(drained);
+}
+
+#[test]
+fn the_log_lines_are_those_that_scripts_look_for() {
+    let lines = Lines::default();
+    let subscriber =
+        tracing_subscriber::fmt().with_writer(lines.clone()).with_max_level(tracing::Level::DEBUG);
+    let (world, clock) = (World::new(), ManualClock::new(noon()));
+    tracing::subscriber::with_default(subscriber.with_ansi(false).finish(), || {
+        let manager = started(&world, &config(), &clock);
+        let kind = AuthorityKind::Jwt;
+        let next = run(manager.prepare_authority(kind)).unwrap().unwrap().authority_id;
+        run(manager.activate_authority(kind, &next)).unwrap().unwrap();
+        let old = run(manager.authorities(kind)).unwrap().unwrap().old.unwrap().authority_id;
+        run(manager.taint_authority(kind, &old)).unwrap().unwrap();
+        run(manager.revoke_authority(kind, &old)).unwrap().unwrap();
+    });
+    let entries = world.entries();
+    let (ca, kid) = (&entries.x509_c_as[0].authority_id, &entries.jwt_keys[0].authority_id);
+    let text = String::from_utf8(lines.0.lock().unwrap().clone()).unwrap();
+    let has = |message: &str, fields: &[&str]| {
+        let found = text
+            .lines()
+            .any(|line| line.contains(message) && fields.iter().all(|field| line.contains(field)));
+        assert!(found, "{message} {fields:?} in\n{text}");
+    };
+    let times = "issued_at=\"2026-11-22 12:00:00 +0000 UTC\" \
+                 expiration=\"2026-11-23 12:00:00 +0000 UTC\"";
+    let ca = format!("local_authority_id=\"{ca}\" upstream_authority_id=\"\"");
+    has("X509 CA prepared", &["slot=\"A\"", times, "self_signed=true", &ca]);
+    has("X509 CA activated", &["subsystem_name=\"ca_manager\"", "slot=\"A\"", times, &ca]);
+    has(
+        "Successfully rotated X.509 CA",
+        &["trust_domain_id=\"spiffe://example.org\"", "ttl=86400"],
+    );
+    has("JWT key prepared", &["slot=\"A\"", times, &format!("local_authority_id=\"{kid}\"")]);
+    has("JWT key activated", &["slot=\"B\"", times]);
+    has("JWT authority tainted successfully", &[kid]);
+    has("JWT authority revoked successfully", &[kid]);
+    has("Journal loaded", &["x509_cas=0 jwt_keys=0 wit_keys=0"]);
+    assert!(text.lines().all(|line| !line.contains("JWT key") || !line.contains("upstream")));
+}
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Lines(Arc<std::sync::Mutex<Vec<u8>>>);
+
+impl std::io::Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> tracing_subscriber::fmt::MakeWriter<'a> for Lines {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
 const REVOKE_CURRENT: &str = "invalid authority ID: unable to use current authority";
 
 /// One step of a replay: the clock moves on, perhaps something is to go wrong, then this happens.
