@@ -300,7 +300,7 @@ impl<'de> Deserializer<'de> for Nodes<'_> {
             return visitor.visit_seq(LocatedPair::new(self));
         }
         let bodies = self.bodies()?;
-        visitor.visit_map(Fields::new(&self, bodies, fields))
+        visitor.visit_map(Fields::new(&self, &bodies, fields))
     }
 
     fn deserialize_enum<V: Visitor<'de>>(

@@ -73,9 +73,14 @@ impl<'a> Cursor<'a> {
 
     /// Where the character read last stands.
     pub(crate) fn start_of_last(&self) -> Position {
-        let offset = self.here.offset - self.last_length;
+        // A character taken back may be longer than what is left before it.
+        let offset = self.here.offset.saturating_sub(self.last_length);
         match self.here.column {
-            0 => Position { offset, line: self.here.line - 1, column: self.last_line_length },
+            0 if self.last_line_length > 0 => {
+                let line = self.here.line.saturating_sub(1);
+                Position { offset, line, column: self.last_line_length }
+            }
+            0 => Position { offset, line: 1, column: 1 },
             column => Position { offset, line: self.here.line, column },
         }
     }

@@ -39,7 +39,7 @@ pub(super) fn check(checker: &mut Checker, raw: &Located<Broker>, public_socket:
         (None, Some(_)) => {}
     }
     if let Some(address) = set(&broker.bind_address)
-        && !address.rsplit_once(':').is_some_and(|(_, port)| port.parse::<u16>().is_ok())
+        && address.rsplit_once(':').is_none_or(|(_, port)| port.parse::<u16>().is_err())
     {
         let text = format!(
             "invalid experimental.broker.bind_address {}: a host and a port are expected",

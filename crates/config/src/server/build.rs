@@ -175,16 +175,21 @@ pub(super) fn build(
         },
     );
     if let Some(config) = &config {
-        let (agent, x509, jwt) =
-            (&server.agent_ttl, &server.default_x509_svid_ttl, &server.default_jwt_svid_ttl);
-        ttl::check(&mut checker, config, agent, x509, jwt);
+        note_consequences(&mut checker, config, &server);
     }
-    if on(&server.disable_jwt_svids) {
+    checker.finish(config)
+}
+
+/// What follows from values that are fine each by itself.
+fn note_consequences(checker: &mut Checker, config: &ServerConfig, server: &Server) {
+    let (agent, x509, jwt) =
+        (&server.agent_ttl, &server.default_x509_svid_ttl, &server.default_jwt_svid_ttl);
+    ttl::check(checker, config, agent, x509, jwt);
+    if config.disable_jwt_svids {
         let line = server.disable_jwt_svids.line();
         let text = "JWT-SVID profile is disabled";
         checker.note(NoticeKind::Info, line, "server.disable_jwt_svids", text);
     }
-    checker.finish(config)
 }
 
 /// SPIRE's name for a block whose keys it looks at.

@@ -27,13 +27,13 @@ pub(super) struct Fields<'a> {
 impl<'a> Fields<'a> {
     pub(super) fn new(
         parent: &Nodes<'a>,
-        bodies: Vec<Vec<ItemRef<'a>>>,
+        bodies: &[Vec<ItemRef<'a>>],
         fields: &'static [&'static str],
     ) -> Self {
         let found = fields.iter().filter_map(|&name| {
             let mut nodes = Vec::new();
             let mut position = Position::default();
-            for body in &bodies {
+            for body in bodies {
                 let matches: Vec<ItemRef<'a>> = matching(body, name);
                 let (labelled, plain): (Vec<_>, Vec<_>) =
                     matches.iter().copied().partition(|item| !item.keys().is_empty());
@@ -52,7 +52,7 @@ impl<'a> Fields<'a> {
             (!nodes.is_empty()).then(|| (name, parent.child(path, position, nodes)))
         });
         let found: Vec<_> = found.collect();
-        for body in &bodies {
+        for body in bodies {
             note_unknown(parent, body, fields);
         }
         Self { fields: found.into_iter(), current: None }
