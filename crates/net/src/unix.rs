@@ -127,12 +127,42 @@ impl Drop for UnixIncoming {
     }
 }
 
-/// A connection on a Unix socket. Handlers find its [`Peer`] among the request's extensions.
+/// A listening Unix socket that takes callers as they come, without a hold on their processes: for
+/// a socket whose mode decides who may call, also from containers whose process ids mean nothing
+/// here.
 #[derive(Debug)]
-pub struct PeerStream {
-    stream: Filtered<UnixStream>,
-    peer: Peer,
+pub struct UntrackedIncoming(UnixIncoming);
+
+impl From<UnixIncoming> for UntrackedIncoming {
+    fn from(incoming: UnixIncoming) -> Self {
+        Self(incoming)
+    }
 }
+
+impl Accept for UntrackedIncoming {
+    type Io = LocalStream<()>;
+
+    async fn accept(&mut self) -> LocalStream<()> {
+        loop {
+            match self.0.listener.accept().await {
+                Ok((stream, _)) => {
+                    return LocalStream { stream: Filtered::new(stream), caller: () };
+                }
+                Err(error) => pause_after(&error).await,
+            }
+        }
+    }
+}
+
+/// A connection on a Unix socket, and what is known of the caller.
+#[derive(Debug)]
+pub struct LocalStream<C> {
+    stream: Filtered<UnixStream>,
+    caller: C,
+}
+
+/// A connection on a Unix socket. Handlers find its [`Peer`] among the request's extensions.
+pub type PeerStream = LocalStream<Peer>;
 
 impl PeerStream {
     /// Takes hold of the process at the other end.
@@ -140,20 +170,20 @@ impl PeerStream {
     /// # Errors
     /// When it is gone or lives in a process id namespace that we cannot see into.
     pub fn new(stream: UnixStream) -> Result<Self, steeple_peer::PeerError> {
-        let peer = Peer::of(&stream)?;
-        Ok(Self { stream: Filtered::new(stream), peer })
+        let caller = Peer::of(&stream)?;
+        Ok(Self { stream: Filtered::new(stream), caller })
     }
 }
 
-impl Connected for PeerStream {
-    type ConnectInfo = Peer;
+impl<C: Clone + Send + Sync + 'static> Connected for LocalStream<C> {
+    type ConnectInfo = C;
 
-    fn connect_info(&self) -> Peer {
-        self.peer.clone()
+    fn connect_info(&self) -> C {
+        self.caller.clone()
     }
 }
 
-impl AsyncRead for PeerStream {
+impl<C: Unpin> AsyncRead for LocalStream<C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -163,7 +193,7 @@ impl AsyncRead for PeerStream {
     }
 }
 
-impl AsyncWrite for PeerStream {
+impl<C: Unpin> AsyncWrite for LocalStream<C> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

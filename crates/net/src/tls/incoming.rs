@@ -1,5 +1,6 @@
 //! Accepting TLS connections: handshakes in tasks of their own, bounded in time and number.
 
+use std::any::Any;
 use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -14,7 +15,7 @@ use steeple_pki::x509::CertificateError;
 use steeple_runtime::drain::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
@@ -178,12 +179,13 @@ struct PeerInner {
     address: SocketAddr,
     chain: Vec<CertificateDer<'static>>,
     parsed: OnceLock<Result<Vec<Certificate>, CertificateError>>,
+    finding: OnceCell<Arc<dyn Any + Send + Sync>>,
 }
 
 impl TlsPeer {
     /// A peer at `address` with a chain in DER, leaf first; no certificates if it showed none.
     pub fn new(address: SocketAddr, chain: Vec<CertificateDer<'static>>) -> Self {
-        Self(Arc::new(PeerInner { address, chain, parsed: OnceLock::new() }))
+        Self(Arc::new(PeerInner { address, chain, parsed: OnceLock::new(), finding: OnceCell::new() }))
     }
 
     /// The address that it connected from.
@@ -204,6 +206,29 @@ impl TlsPeer {
     pub fn chain(&self) -> Result<&[Certificate], &CertificateError> {
         let parse = || self.0.chain.iter().map(|it| Certificate::from_der(it.to_vec())).collect();
         self.0.parsed.get_or_init(parse).as_deref()
+    }
+}
+
+impl TlsPeer {
+    /// What a server found out about this peer, found out once per connection; a failure is not
+    /// kept. A connection has one kind of finding: with a second one, `find` is asked every time.
+    ///
+    /// # Errors
+    /// Those of `find`.
+    pub async fn finding<T, E, F>(&self, find: F) -> Result<T, E>
+    where
+        T: Clone + Send + Sync + 'static,
+        F: Future<Output = Result<T, E>>,
+    {
+        if let Some(kept) = self.0.finding.get()
+            && let Some(kept) = kept.downcast_ref::<T>()
+        {
+            return Ok(kept.clone());
+        }
+        let found = find.await?;
+        // When another call was faster, both have found the same.
+        let _ = self.0.finding.set(Arc::new(found.clone()));
+        Ok(found)
     }
 }
 
