@@ -1,2 +1,5 @@
 //! The `spire-server` program.
-fn main() {}
+
+fn main() -> std::process::ExitCode {
+    steeple_server::main()
+}

@@ -1,0 +1,382 @@
+//! The wiring: each part is started after what it needs.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use steeple_ca::{CaConfig, CaManager};
+use steeple_config::{CaSubject, Notice, NoticeKind, ServerConfig};
+use steeple_net::tls::IdentitySlot;
+use steeple_pki::KeyType;
+use steeple_pki::x509::DistinguishedName;
+use steeple_plugin::KeyManager;
+use steeple_runtime::log::LogHandle;
+use steeple_runtime::{Clock, SystemClock, Tasks, VERSION, Watcher, drain, fsx, signal};
+use steeple_server_api::{LimitSwitches, Parts, apis};
+use steeple_server_core::access::Gatekeeper;
+use steeple_server_core::agents::{Agents, AgentsConfig};
+use steeple_server_core::authorities::Authorities;
+use steeple_server_core::bundles::Bundles;
+use steeple_server_core::entries::Entries;
+use steeple_server_core::housekeeping::{self, PruneNodes};
+use steeple_server_core::index::{AuthorizedIndex, IndexPeriods, IndexTask};
+use steeple_server_core::svids::Svids;
+use steeple_server_core::{DatastoreAuthorities, ServerSvidRotator, SigningPool, startup};
+use steeple_store::{Store, StoreConfig};
+use tokio::net::TcpListener;
+
+use crate::error::ServerError;
+use crate::health::{self, Health};
+use crate::{listeners, plugins};
+
+/// The longest between two looks at the change feed; `cache_reload_interval` may shorten it.
+const POLL: Duration = Duration::from_secs(1);
+
+/// Between two full reads of the entries (SC-33).
+const FULL_RELOAD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// Age at which events are deleted (SC-35).
+const EVENT_AGE: Duration = Duration::from_secs(12 * 60 * 60);
+
+/// How long everything may take to stop: calls have ten seconds of it.
+const STOP: Duration = Duration::from_secs(12);
+
+/// Between two reminders that the database is not the one that the keys belong to.
+const REMIND: Duration = Duration::from_secs(10 * 60);
+
+/// Runs the server until `shutdown` completes.
+///
+/// # Errors
+/// When it cannot start, or a part of it fails for good.
+pub async fn run(
+    config: ServerConfig,
+    notices: Vec<Notice>,
+    log: LogHandle,
+    shutdown: impl Future<Output = ()> + Send,
+) -> Result<(), ServerError> {
+    for notice in &notices {
+        tell(notice);
+    }
+    let server = Server { config, log, clock: Arc::new(SystemClock) };
+    server.run(shutdown).await
+}
+
+/// A server that was not started yet.
+pub struct Server {
+    /// What it runs by.
+    pub config: ServerConfig,
+    /// Its log, which it may reopen and turn up.
+    pub log: LogHandle,
+    /// Its time.
+    pub clock: Arc<dyn Clock>,
+}
+
+/// The parts that were opened, before anything is served.
+struct Opened {
+    store: Arc<dyn Store>,
+    manager: CaManager,
+    svid: ServerSvidRotator,
+    index: AuthorizedIndex,
+    index_task: IndexTask,
+    lost_database: bool,
+}
+
+impl Server {
+    /// Runs until `shutdown` completes.
+    ///
+    /// # Errors
+    /// As [`run`].
+    pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
+        let (trigger, watcher) = drain::channel();
+        let tasks = Tasks::new();
+        let opened = self.open().await?;
+        let store = Arc::clone(&opened.store);
+        let started = self.start(opened, &tasks, &watcher).await;
+        drop(watcher);
+        let outcome = match started {
+            Ok(()) => {
+                tokio::select! {
+                    task = tasks.panicked() => Err(ServerError::Panicked(task)),
+                    () = shutdown => Ok(()),
+                }
+            }
+            Err(error) => Err(error),
+        };
+        tracing::info!(subsystem_name = "endpoints", "Stopping Server APIs");
+        if !trigger.drain(STOP).await {
+            tracing::warn!(
+                subsystem_name = "endpoints",
+                "Graceful stop unsuccessful, forced stop after 10s"
+            );
+        }
+        store.close().await;
+        outcome
+    }
+
+    /// Opens what the server stands on, in the order of need.
+    async fn open(&self) -> Result<Opened, ServerError> {
+        let config = &self.config;
+        tracing::info!(
+            admin_ids = ?config.admin_ids.iter().map(ToString::to_string).collect::<Vec<_>>(),
+            data_dir = %config.data_dir.display(),
+            launch_log_level = self.log.level().as_str(),
+            version = VERSION,
+            "Configured"
+        );
+        let path = &config.data_dir;
+        fsx::create_dir_all(path, 0o755)
+            .map_err(|source| ServerError::DataDir { path: path.clone(), source })?;
+        let key_manager = plugins::key_manager(config)?;
+        let store = steeple_store::open(&store_config(config)).await;
+        let store = store.map_err(ServerError::Datastore)?;
+        startup::check_trust_domain(store.as_ref(), &config.trust_domain).await?;
+        let lost_database = store.was_created() && holds_ca_keys(key_manager.as_ref()).await;
+
+        let authorities =
+            DatastoreAuthorities::new(Arc::clone(&store), config.trust_domain.clone());
+        let manager = CaManager::load(
+            ca_config(config),
+            key_manager,
+            Arc::new(authorities),
+            Arc::clone(&self.clock),
+        )
+        .await?;
+        manager.initialize().await?;
+        let svid = ServerSvidRotator::start(
+            manager.credentials(),
+            Arc::clone(&self.clock),
+            key_type(config.ca_key_type),
+            manager.tainted_authorities(),
+        )
+        .await?;
+        let poll = config.experimental.cache_reload_interval.unwrap_or(POLL).min(POLL);
+        let (index, index_task) = AuthorizedIndex::load(
+            Arc::clone(&store),
+            Arc::clone(&self.clock),
+            config.trust_domain.clone(),
+            IndexPeriods { poll, reload: FULL_RELOAD },
+        )
+        .await
+        .map_err(ServerError::Index)?;
+        Ok(Opened { store, manager, svid, index, index_task, lost_database })
+    }
+
+    /// Binds the listeners, and only then starts the tasks.
+    async fn start(
+        &self,
+        opened: Opened,
+        tasks: &Tasks,
+        drain: &Watcher,
+    ) -> Result<(), ServerError> {
+        let config = &self.config;
+        let port = listeners::bind_port(&config.bind_address, config.bind_port).await?;
+        let socket = listeners::bind_socket(&config.socket_path)?;
+        let checks = &config.health_checks;
+        let health_port =
+            if checks.listener_enabled { Some(health::bind(checks).await?) } else { None };
+        let usr1 = signal::on_usr1().map_err(ServerError::Signals)?;
+        let usr2 = signal::on_usr2().map_err(ServerError::Signals)?;
+
+        let svid = opened.svid.subscribe();
+        let identity = IdentitySlot::from(listeners::identity_of(&svid.borrow()));
+        let health = Health::new(
+            opened.manager.credentials(),
+            opened.manager.clone(),
+            Arc::clone(&opened.store),
+            config.socket_path.clone(),
+            Arc::clone(&self.clock),
+        );
+        let apis = apis(self.parts(&opened));
+        let Opened { store, manager, svid: rotator, index_task, lost_database, .. } = opened;
+
+        let w = || drain.clone();
+        let tracked = config.audit_log_enabled;
+        tasks.spawn("ca_manager", manager.run(w()));
+        tasks.spawn("svid_rotator", rotator.run(w()));
+        tasks.spawn("server_identity", listeners::follow_svid(svid, identity.clone(), w()));
+        tasks.spawn("entry_index", index_task.run(w()));
+        tasks.spawn("log_reopener", signal::reopen_log(self.log.clone(), usr2, w()));
+        tasks.spawn("reconfigurer", ignore_reconfigure(usr1, w()));
+        tasks.spawn("unix_api", listeners::serve_socket(socket, tracked, apis.local, w()));
+        tasks.spawn(
+            "tcp_api",
+            listeners::serve_port(port, identity, apis.remote, tasks.clone(), w()),
+        );
+        self.spawn_housekeeping(&store, tasks, drain);
+        self.spawn_health(&health, health_port, tasks, drain);
+        if lost_database {
+            tasks.spawn("lost_database", remind_of_lost_database(w()));
+        }
+        Ok(())
+    }
+
+    fn spawn_housekeeping(&self, store: &Arc<dyn Store>, tasks: &Tasks, drain: &Watcher) {
+        let parts = || (Arc::clone(store), Arc::clone(&self.clock));
+        let (entries, clock) = parts();
+        tasks.spawn("prune_entries", housekeeping::prune_entries(entries, clock, drain.clone()));
+        let older_than = self.config.experimental.prune_events_older_than.unwrap_or(EVENT_AGE);
+        let (events, clock) = parts();
+        let pruning = housekeeping::prune_events(events, clock, older_than, drain.clone());
+        tasks.spawn("prune_events", pruning);
+        if let Some(prune) = &self.config.prune_attested_nodes {
+            let what = PruneNodes {
+                expired_for: prune.expired_for,
+                batch: usize::try_from(prune.batch_size).unwrap_or(0),
+                include_tofu: prune.include_non_reattestable,
+            };
+            let (nodes, clock) = parts();
+            let pruning = housekeeping::prune_nodes(nodes, clock, what, drain.clone());
+            tasks.spawn("prune_nodes", pruning);
+        }
+    }
+
+    fn spawn_health(
+        &self,
+        health: &Arc<Health>,
+        port: Option<TcpListener>,
+        tasks: &Tasks,
+        drain: &Watcher,
+    ) {
+        tasks.spawn("health_checks", Arc::clone(health).watch(drain.clone()));
+        if let Some(port) = port {
+            let checks = self.config.health_checks.clone();
+            let health = Arc::clone(health);
+            let listening = health::listen(health, port, checks, tasks.clone(), drain.clone());
+            tasks.spawn("health_listener", listening);
+        }
+    }
+
+    /// The use cases that the APIs are adapters of.
+    fn parts(&self, opened: &Opened) -> Parts {
+        let config = &self.config;
+        let trust_domain = config.trust_domain.clone();
+        let store = || Arc::clone(&opened.store);
+        let credentials = opened.manager.credentials();
+        let pool = SigningPool::per_core();
+        let bundles = Bundles::new(store(), trust_domain.clone());
+        Parts {
+            trust_domain: trust_domain.clone(),
+            entries: Entries::new(store(), opened.index.clone(), trust_domain.clone()),
+            agents: Agents::new(AgentsConfig {
+                store: store(),
+                index: opened.index.clone(),
+                credentials: credentials.clone(),
+                pool: pool.clone(),
+                trust_domain: trust_domain.clone(),
+                attestors: Vec::new(),
+                id_as_selector: config.experimental.agent_spiffe_id_as_selector,
+            }),
+            svids: Svids::new(
+                store(),
+                opened.index.clone(),
+                credentials,
+                pool,
+                trust_domain,
+                !config.disable_jwt_svids,
+            ),
+            authorities: Authorities::new(opened.manager.clone(), bundles.clone()),
+            bundles,
+            gatekeeper: Gatekeeper::new(
+                store(),
+                opened.index.clone(),
+                config.admin_ids.iter().cloned(),
+                config.max_attested_node_info_staleness,
+            ),
+            store: store(),
+            log: self.log.clone(),
+            svid: opened.svid.subscribe(),
+            clock: Arc::clone(&self.clock),
+            limits: LimitSwitches {
+                attestation: config.rate_limit.attestation,
+                signing: config.rate_limit.signing,
+            },
+            audit: config.audit_log_enabled,
+        }
+    }
+}
+
+fn tell(notice: &Notice) {
+    let (line, key) = (notice.line, notice.key.as_str());
+    match notice.kind {
+        NoticeKind::Info => tracing::info!("{}", notice.text),
+        NoticeKind::Deprecated => {
+            tracing::warn!(alert = true, alert_type = "deprecated_config", "{}", notice.text)
+        }
+        NoticeKind::NotAvailable | NoticeKind::NoEffect => {
+            tracing::warn!(key, line, "{}", notice.text);
+        }
+        NoticeKind::Warning => tracing::warn!("{}", notice.text),
+    }
+}
+
+/// Whether an earlier run made CA keys here.
+async fn holds_ca_keys(key_manager: &dyn KeyManager) -> bool {
+    key_manager.keys().await.is_ok_and(|keys| keys.iter().any(|(id, _)| id.starts_with("x509-CA-")))
+}
+
+async fn remind_of_lost_database(mut drain: Watcher) {
+    loop {
+        tokio::select! {
+            () = drain.signalled() => return,
+            () = tokio::time::sleep(REMIND) => tracing::error!(
+                "This server started with an empty database beside CA keys of an earlier one, and \
+                 has made a new CA: whoever trusts the earlier one does not trust this server"
+            ),
+        }
+    }
+}
+
+/// Without a handler, SIGUSR1 would end the process; upstream reads plugins' data files again.
+async fn ignore_reconfigure(mut signals: signal::Received, mut drain: Watcher) {
+    loop {
+        tokio::select! {
+            () = drain.signalled() => return,
+            () = signals.recv() => tracing::info!(
+                subsystem_name = "reconfigurer",
+                "Reconfigure requested; no plugin can be reconfigured while it runs"
+            ),
+        }
+    }
+}
+
+fn store_config(config: &ServerConfig) -> StoreConfig {
+    let datastore = &config.datastore;
+    StoreConfig {
+        disable_migration: datastore.disable_migration,
+        log_sql: datastore.log_sql,
+        ..StoreConfig::sqlite(&datastore.connection_string, VERSION)
+    }
+}
+
+fn ca_config(config: &ServerConfig) -> CaConfig {
+    CaConfig {
+        ca_ttl: config.ca_ttl,
+        x509_svid_ttl: config.default_x509_svid_ttl,
+        jwt_svid_ttl: config.default_jwt_svid_ttl,
+        agent_ttl: config.agent_ttl.unwrap_or(config.default_x509_svid_ttl),
+        ca_key_type: key_type(config.ca_key_type),
+        jwt_key_type: key_type(config.jwt_key_type),
+        ca_subject: Some(ca_subject(&config.ca_subject)).filter(|name| !name.is_empty()),
+        jwt_issuer: config.jwt_issuer.clone(),
+        disable_jwt: config.disable_jwt_svids,
+        ..CaConfig::new(config.trust_domain.clone())
+    }
+}
+
+fn ca_subject(subject: &CaSubject) -> DistinguishedName {
+    DistinguishedName {
+        country: subject.country.clone(),
+        organization: subject.organization.clone(),
+        common_name: subject.common_name.clone(),
+        ..DistinguishedName::default()
+    }
+}
+
+fn key_type(key_type: steeple_config::KeyType) -> KeyType {
+    match key_type {
+        steeple_config::KeyType::EcP256 => KeyType::EcP256,
+        steeple_config::KeyType::EcP384 => KeyType::EcP384,
+        steeple_config::KeyType::Rsa2048 => KeyType::Rsa2048,
+        steeple_config::KeyType::Rsa4096 => KeyType::Rsa4096,
+    }
+}

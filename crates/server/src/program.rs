@@ -1,0 +1,106 @@
+//! The command line's side of `run` and `validate`.
+
+use std::path::Path;
+use std::process::ExitCode;
+
+use steeple_cli::{Env, FlagSet, Program};
+use steeple_config::{
+    DEFAULT_SERVER_CONFIG_PATH, Notice, Problems, ServerConfig, ServerFlags, load_server,
+};
+use steeple_runtime::{log, signal, umask};
+
+use crate::{app, plugins};
+
+/// Carries out the process's command line.
+pub fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let program = Program { run, validate };
+    let code = steeple_cli::server::main(&arguments, &mut Env::process(), program);
+    ExitCode::from(u8::try_from(code).unwrap_or(1))
+}
+
+fn run(flags: &FlagSet, env: &mut Env) -> i32 {
+    let (config, notices) = match load(flags, env) {
+        Ok(loaded) => loaded,
+        Err(problems) => return fail(env, &format!("{problems}\n")),
+    };
+    // Before the log file, the first file that is written.
+    umask::tighten();
+    let log = match log::init(&config.log) {
+        Ok(log) => log,
+        Err(error) => return fail(env, &format!("could not start logger: {error}\n")),
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(env, &format!("cannot start: {error}\n")),
+    };
+    let outcome = runtime.block_on(async {
+        let shutdown = signal::shutdown();
+        app::run(config, notices, log, shutdown).await
+    });
+    // What is still blocked (a dead disk, a remote signer) must not hold up the exit.
+    runtime.shutdown_background();
+    match outcome {
+        Ok(()) => {
+            tracing::info!("Server stopped gracefully");
+            0
+        }
+        Err(error) => {
+            tracing::error!(%error, "Fatal run error");
+            tracing::error!(%error, "Server crashed");
+            1
+        }
+    }
+}
+
+fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
+    let (config, notices) = match load(flags, env) {
+        Ok(loaded) => loaded,
+        Err(problems) => {
+            let text = format!("SPIRE server configuration file is invalid: {problems}\n");
+            return fail(env, &text);
+        }
+    };
+    for notice in notices {
+        env.err(&format!("{notice}\n"));
+    }
+    let remarks = plugins::validate(&config);
+    if remarks.is_empty() {
+        env.out("SPIRE server configuration file is valid.\n");
+        return 0;
+    }
+    let mut text = "SPIRE server configuration file is invalid.\nValidation errors:\n".to_owned();
+    for (plugin, remarks) in remarks {
+        text.push_str(&format!("\t{plugin}:\n"));
+        for remark in remarks {
+            text.push_str(&format!("\t\t{remark}\n"));
+        }
+    }
+    fail(env, &text)
+}
+
+fn load(flags: &FlagSet, env: &Env) -> Result<(ServerConfig, Vec<Notice>), Problems> {
+    let path = flags.str("config");
+    let path = (!path.is_empty() && path != DEFAULT_SERVER_CONFIG_PATH).then(|| Path::new(path));
+    load_server(path, &server_flags(flags), flags.is_set("expandEnv"), &|name| env.var(name))
+}
+
+fn server_flags(flags: &FlagSet) -> ServerFlags {
+    let text = |name| flags.str(name).to_owned();
+    ServerFlags {
+        bind_address: text("bindAddress"),
+        server_port: flags.int("serverPort"),
+        data_dir: text("dataDir"),
+        log_file: text("logFile"),
+        log_format: text("logFormat"),
+        log_level: text("logLevel"),
+        log_source_location: flags.is_set("logSourceLocation"),
+        socket_path: text("socketPath"),
+        trust_domain: text("trustDomain"),
+    }
+}
+
+fn fail(env: &mut Env, text: &str) -> i32 {
+    env.err(text);
+    1
+}
