@@ -68,8 +68,7 @@ impl Service<Request<Body>> for Router {
         let path = request.uri().path();
         let refuse =
             |message: String| Either::Left(ready(Ok(Status::unimplemented(message).into_http())));
-        let Some((service, _)) = path.strip_prefix('/').and_then(|it| it.rsplit_once('/'))
-        else {
+        let Some((service, _)) = path.strip_prefix('/').and_then(|it| it.rsplit_once('/')) else {
             return refuse(format!("malformed method name: {:?}", cap(path)));
         };
         let Some(inner) = self.services.get(service) else {
