@@ -94,7 +94,9 @@ async fn create(tx: &Tx, code_version: &str) -> Result<(), StoreError> {
         Dialect::Sqlite { .. } => schema::SQLITE,
     };
     for statement in statements {
-        let done = tx.inner.execute_unprepared(statement).await;
+        // The semicolon keeps the driver from cutting, and SQLite from not storing, the blank at
+        // the end of gorm's texts.
+        let done = tx.inner.execute_unprepared(&format!("{statement};")).await;
         done.map_err(|error| tx.dialect.error(&error))?;
     }
     let row = [("version", schema::VERSION.into()), ("code_version", code_version.into())];
