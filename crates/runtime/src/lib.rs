@@ -17,6 +17,7 @@ pub mod drain;
 pub mod duration;
 pub mod fsx;
 pub mod log;
+pub mod rlimit;
 pub mod secret;
 pub mod signal;
 pub mod umask;
