@@ -169,6 +169,11 @@ impl IdentityCache {
         self.lock().count_entries()
     }
 
+    /// How many distinct sets of selectors are subscribed.
+    pub fn count_groups(&self) -> usize {
+        self.lock().count_groups()
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the identity cache")
     }

@@ -7,9 +7,10 @@ use steeple_cli::{Env, FlagSet, Program};
 use steeple_config::{
     AgentConfig, AgentFlags, DEFAULT_AGENT_CONFIG_PATH, Notice, Problems, load_agent,
 };
-use steeple_runtime::{log, signal, umask};
+use steeple_runtime::{fsx, log, rlimit, signal, umask};
 
 use crate::app;
+use crate::error::AgentError;
 
 /// Carries out the process's command line.
 pub fn main() -> ExitCode {
@@ -24,12 +25,14 @@ fn run(flags: &FlagSet, env: &mut Env) -> i32 {
         Ok(loaded) => loaded,
         Err(problems) => return fail(env, &format!("{problems}\n")),
     };
-    // Before the log file, the first file that is written.
-    umask::tighten();
     let log = match log::init(&config.log) {
         Ok(log) => log,
         Err(error) => return fail(env, &format!("could not start logger: {error}\n")),
     };
+    if let Err(error) = prepare_directories(&config) {
+        return fail(env, &format!("{error}\n"));
+    }
+    rlimit::raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(env, &format!("cannot start: {error}\n")),
@@ -41,6 +44,31 @@ fn run(flags: &FlagSet, env: &mut Env) -> i32 {
     // What is still blocked (a plugin, a dead disk) must not hold up the exit.
     runtime.shutdown_background();
     app::conclude(&outcome)
+}
+
+/// The Workload API's directory is for everybody and made before the mask is
+/// tightened, everything else after.
+fn prepare_directories(config: &AgentConfig) -> Result<(), AgentError> {
+    if let Some(directory) = config.socket_path.as_deref().and_then(Path::parent) {
+        make_directory(directory, "Creating spire agent UDS directory")?;
+    }
+    umask::tighten();
+    if let Some(directory) = config.admin_socket_path.as_deref().and_then(Path::parent) {
+        make_directory(directory, "Creating admin UDS directory")?;
+    }
+    Ok(())
+}
+
+fn make_directory(directory: &Path, line: &'static str) -> Result<(), AgentError> {
+    if directory.exists() {
+        return Ok(());
+    }
+    tracing::info!(dir = %directory.display(), "{line}");
+    fsx::create_dir_all(directory, 0o755).map_err(|source| AgentError::File {
+        what: "cannot create directory",
+        path: directory.to_owned(),
+        source,
+    })
 }
 
 fn validate(flags: &FlagSet, env: &mut Env) -> i32 {

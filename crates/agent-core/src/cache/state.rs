@@ -453,6 +453,10 @@ impl State {
         self.records.len()
     }
 
+    pub(super) fn count_groups(&self) -> usize {
+        self.groups.len()
+    }
+
     #[cfg(test)]
     pub(super) fn is_without_groups(&self) -> bool {
         self.groups.is_empty() && self.records.values().all(|record| record.groups.is_empty())
