@@ -50,6 +50,7 @@ macro_rules! store_contract {
             only_expired_entries_are_pruned,
             many_entries_are_fetched_at_once,
             of_many_similar_entries_at_once_one_is_made,
+            an_entry_may_have_many_selectors,
         ]);
         $crate::store_contract!(@claims $fresh, lists: [
             entries_are_filtered_by_column,
@@ -59,6 +60,7 @@ macro_rules! store_contract {
             pages_are_full_and_end_with_an_empty_one,
             bad_pages_are_refused,
             a_count_is_the_length_of_the_list,
+            a_filter_may_be_large_but_not_huge,
         ]);
         $crate::store_contract!(@claims $fresh, nodes: [
             an_agent_is_kept_and_answered_whole,

@@ -12,7 +12,7 @@ use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sea_orm::sqlx::{Connection as _, Executor as _, Row as _};
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 use steeple_store::{
-    EntryFilter, JoinToken, NewEntry, NodeFilter, Since, Store, StoreConfig, open,
+    AttestedNode, EntryFilter, JoinToken, NewEntry, NodeFilter, Since, Store, StoreConfig, open,
 };
 
 fn spire_server() -> Option<PathBuf> {
@@ -124,6 +124,20 @@ fn id(path: &str) -> SpiffeId {
 
 fn entry(path: &str) -> NewEntry {
     NewEntry::new(id(path), id("/agent"), vec![Selector::new("unix", "uid:1")])
+}
+
+fn joined() -> AttestedNode {
+    AttestedNode {
+        spiffe_id: id("/spire/agent/join_token/x"),
+        attestation_type: "join_token".into(),
+        serial_number: "1234".into(),
+        expires_at: 4_102_444_800,
+        new_serial_number: String::new(),
+        new_expires_at: 0,
+        can_reattest: false,
+        selectors: vec![Selector::new("a", "b")],
+        agent_version: "1.15.0".into(),
+    }
 }
 
 #[tokio::test]
@@ -238,18 +252,7 @@ async fn spire_reads_what_we_write_beside_it() {
         ..entry("/w")
     };
     store.create_entry(whole).await.unwrap();
-    let node = steeple_store::AttestedNode {
-        spiffe_id: id("/spire/agent/join_token/x"),
-        attestation_type: "join_token".into(),
-        serial_number: "1234".into(),
-        expires_at: 4_102_444_800,
-        new_serial_number: String::new(),
-        new_expires_at: 0,
-        can_reattest: false,
-        selectors: vec![Selector::new("a", "b")],
-        agent_version: "1.15.0".into(),
-    };
-    store.upsert_attested_node(node).await.unwrap();
+    store.upsert_attested_node(joined()).await.unwrap();
     let token = JoinToken { token: "t".into(), expires_at: 4_102_444_800 };
     store.create_join_token(token, None).await.unwrap();
     spire.start();
@@ -273,10 +276,17 @@ async fn spire_reads_what_we_write_beside_it() {
         assert!(agents.contains(part), "{part} is not in {agents}");
     }
 
-    // Both write at once; neither is refused, nothing is missed.
+    write_at_once(&spire, &store).await;
+
+    spire.done(&["agent", "evict", "-spiffeID", "spiffe://example.org/spire/agent/join_token/x"]);
+    assert_eq!(store.count_nodes(&NodeFilter::default()).await.unwrap(), 0);
+}
+
+/// Both write at once; ours are never refused, and none is missed.
+async fn write_at_once(spire: &Spire, store: &Arc<dyn Store>) {
     let mut revision = store.snapshot().await.unwrap().revision;
     let busy = {
-        let store = Arc::clone(&store);
+        let store = Arc::clone(store);
         tokio::spawn(async move {
             for number in 0..200 {
                 store.create_entry(entry(&format!("/ours/{number}"))).await.unwrap();
@@ -320,7 +330,4 @@ async fn spire_reads_what_we_write_beside_it() {
     assert_eq!(told, 210);
     assert_eq!(store.count_entries(&EntryFilter::default()).await.unwrap(), 211);
     assert_eq!(spire.done(&["entry", "count"]).trim(), "211 registration entries");
-
-    spire.done(&["agent", "evict", "-spiffeID", "spiffe://example.org/spire/agent/join_token/x"]);
-    assert_eq!(store.count_nodes(&NodeFilter::default()).await.unwrap(), 0);
 }

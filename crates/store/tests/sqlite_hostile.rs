@@ -209,6 +209,9 @@ async fn what_is_written_looks_as_spire_writes_it() {
             assert_eq!(&text[10..11], " ", "{text}");
         }
     }
+    let select = "SELECT sql FROM sqlite_master WHERE name = 'uix_bundles_trust_domain'";
+    let index = r#"CREATE UNIQUE INDEX uix_bundles_trust_domain ON "bundles"(trust_domain) "#;
+    assert_eq!(texts(&mut raw, select).await, [index], "gorm's text, blank and all");
     let modes = texts(&mut raw, "PRAGMA journal_mode").await;
     assert_eq!(modes, ["wal"]);
 }

@@ -272,3 +272,14 @@ pub async fn of_many_similar_entries_at_once_one_is_made(store: AnyStore) {
     assert_eq!(made.iter().filter(|made| **made).count(), 1);
     assert_eq!(ids.len(), 1);
 }
+
+pub async fn an_entry_may_have_many_selectors(store: AnyStore) {
+    let texts: Vec<String> = (0..1200).map(|number| format!("a:{number:04}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let made = store.create_entry(new_entry("/w", &texts)).await.unwrap();
+    let (similar, existed) = store.create_or_return_similar(new_entry("/w", &texts)).await.unwrap();
+    assert!(existed);
+    assert_eq!(similar, made);
+    let (_, existed) = store.create_or_return_similar(new_entry("/w", &texts[1..])).await.unwrap();
+    assert!(!existed);
+}

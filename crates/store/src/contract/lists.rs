@@ -175,3 +175,24 @@ pub async fn a_count_is_the_length_of_the_list(store: AnyStore) {
     store.create_entry(new_entry("/a", &["s:1", "s:2", "s:3"])).await.unwrap();
     assert_eq!(listed(&store, &EntryFilter::default()).await, "a");
 }
+
+pub async fn a_filter_may_be_large_but_not_huge(store: AnyStore) {
+    let texts: Vec<String> = (0..501).map(|number| format!("a:{number:04}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    store.create_entry(new_entry("/a", &texts[..500])).await.unwrap();
+    for (behavior, count, expected) in [
+        (Exact, 500, "a"),
+        (Subset, 500, "a"),
+        (Superset, 499, "a"),
+        (Any, 1, "a"),
+        (Exact, 499, ""),
+    ] {
+        let by = SelectorFilter { selectors: selectors(&texts[..count]), behavior };
+        let filter = EntryFilter { selectors: Some(by), ..EntryFilter::default() };
+        assert_eq!(listed(&store, &filter).await, expected, "{behavior:?} {count}");
+    }
+    let by = SelectorFilter { selectors: selectors(&texts), behavior: Any };
+    let filter = EntryFilter { selectors: Some(by), ..EntryFilter::default() };
+    let refused = store.count_entries(&filter).await.unwrap_err();
+    assert!(matches!(refused, StoreError::Invalid(_)), "{refused}");
+}

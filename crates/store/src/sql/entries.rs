@@ -40,19 +40,23 @@ pub(super) async fn create(tx: &Tx, new: NewEntry) -> Result<Entry, StoreError> 
     }
 }
 
+/// An entry with the same ids and the same set of selectors. The database narrows by one of the
+/// selectors, so that their number is no matter.
 async fn find_similar(tx: &Tx, new: &NewEntry) -> Result<Option<Entry>, StoreError> {
+    let wanted: BTreeSet<&Selector> = new.selectors.iter().collect();
+    let one = wanted.first().map(|&selector| SelectorFilter {
+        selectors: vec![selector.clone()],
+        behavior: MatchBehavior::Superset,
+    });
     let filter = EntryFilter {
         spiffe_id: Some(new.spiffe_id.clone()),
         parent_id: Some(new.parent_id.clone()),
-        selectors: Some(SelectorFilter {
-            selectors: new.selectors.clone(),
-            behavior: MatchBehavior::Exact,
-        }),
+        selectors: one,
         ..EntryFilter::default()
     };
-    let first = Page { token: None, size: 1 };
-    let found = entry_rows::find(tx, filters::entries(&filter)?, Some(&first)).await?;
-    Ok(found.entries.into_iter().next().map(|stored| stored.entry))
+    let found = entry_rows::find(tx, filters::entries(&filter)?, None).await?;
+    let mut entries = found.entries.into_iter().map(|stored| stored.entry);
+    Ok(entries.find(|entry| entry.selectors.iter().eq(wanted.iter().copied())))
 }
 
 async fn insert(tx: &Tx, new: NewEntry) -> Result<Entry, StoreError> {
@@ -283,9 +287,21 @@ pub(super) async fn list(
     filter: &EntryFilter,
     page: Option<&Page>,
 ) -> Result<(Vec<Entry>, Option<String>), StoreError> {
-    let found = entry_rows::find(tx, filters::entries(filter)?, page).await?;
+    let found =
+        entry_rows::find(tx, filters::entries(filter)?, page).await.map_err(spires_words)?;
     let next = pages::next_token(page, found.last_id);
     Ok((found.entries.into_iter().map(|stored| stored.entry).collect(), next))
+}
+
+/// SPIRE wraps this one error once more than for other lists, and callers see it.
+fn spires_words(error: StoreError) -> StoreError {
+    match error {
+        StoreError::Invalid(text) if text.starts_with("could not parse token") => {
+            let code = "datastore-sql: rpc error: code = InvalidArgument";
+            StoreError::Invalid(format!("{code} desc = {text}"))
+        }
+        other => other,
+    }
 }
 
 pub(super) async fn count(tx: &Tx, filter: &EntryFilter) -> Result<u64, StoreError> {

@@ -1,7 +1,7 @@
 //! Filters as SQL conditions. All of the choosing happens in the database, so a page is full
 //! and a count is one number.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sea_orm::sea_query::{Cond, Condition, Expr, ExprTrait, Query, SelectStatement};
 
@@ -10,8 +10,12 @@ use super::{BUNDLES, ENTRIES, FEDERATED_ENTRIES, NODE_SELECTORS, NODES, SELECTOR
 use crate::error::StoreError;
 use crate::model::{EntryFilter, FederatesWithFilter, MatchBehavior, NodeFilter, SelectorFilter};
 
-/// More selectors or trust domains than this in one filter buy work, not answers.
-const MAX_SET: usize = 200;
+/// More selectors or trust domains than this in one filter buy work, not answers; SQLite itself
+/// stops SPIRE's statements at as many.
+const MAX_SET: usize = 500;
+
+/// Each type of selectors makes the condition a step deeper, and SQLite goes 1000 deep.
+const MAX_KINDS: usize = 100;
 
 pub(super) fn entries(filter: &EntryFilter) -> Result<Condition, StoreError> {
     let mut all = Cond::all();
@@ -96,6 +100,19 @@ impl SetTable {
         Expr::col((self.owner, self.owner_key)).in_subquery(owners)
     }
 
+    /// The owner has this many members that fit. (Members are unique per owner; and a chain of
+    /// one condition for each would be deeper than SQLite goes.)
+    fn has_many(&self, fits: Condition, count: usize) -> Expr {
+        let mut owners = Query::select();
+        owners
+            .column(self.member_key)
+            .from(self.member)
+            .cond_where(fits)
+            .group_by_col(self.member_key)
+            .and_having(Expr::cust("COUNT(*)").eq(i64::try_from(count).unwrap_or(i64::MAX)));
+        Expr::col((self.owner, self.owner_key)).in_subquery(owners)
+    }
+
     /// The owner has no member that fits.
     fn has_no(&self, fits: Condition) -> Expr {
         let mut members = Query::select();
@@ -120,22 +137,31 @@ fn by_selectors(
         return Err(StoreError::Invalid(empty.into()));
     }
     check_size(selectors.len(), "selectors")?;
-    let is = |selector: &steeple_spiffe::Selector| {
-        Cond::all()
-            .add(Expr::col((table.member, "type")).eq(&*selector.kind))
-            .add(Expr::col((table.member, "value")).eq(&*selector.value))
+    let mut values = BTreeMap::<&str, Vec<&str>>::new();
+    for selector in &selectors {
+        values.entry(&selector.kind).or_default().push(&selector.value);
+    }
+    if values.len() > MAX_KINDS {
+        let text = format!("cannot list by more than {MAX_KINDS} types of selectors");
+        return Err(StoreError::Invalid(text));
+    }
+    // One condition for each type and not for each selector, for the same reason as above.
+    let any = || {
+        values.iter().fold(Cond::any(), |any, (&kind, values)| {
+            any.add(
+                Cond::all()
+                    .add(Expr::col((table.member, "type")).eq(kind))
+                    .add(Expr::col((table.member, "value")).is_in(values.iter().copied())),
+            )
+        })
     };
-    let any = || selectors.iter().fold(Cond::any(), |any, selector| any.add(is(selector)));
     Ok(match filter.behavior {
         MatchBehavior::Any => Cond::all().add(table.has(any())),
         MatchBehavior::Subset => Cond::all().add(table.has(any())).add(table.has_no(any().not())),
-        MatchBehavior::Superset => {
-            selectors.iter().fold(Cond::all(), |all, selector| all.add(table.has(is(selector))))
+        MatchBehavior::Superset => Cond::all().add(table.has_many(any(), selectors.len())),
+        MatchBehavior::Exact => {
+            Cond::all().add(table.has_many(any(), selectors.len())).add(table.has_no(any().not()))
         }
-        MatchBehavior::Exact => selectors
-            .iter()
-            .fold(Cond::all(), |all, selector| all.add(table.has(is(selector))))
-            .add(table.has_no(any().not())),
     })
 }
 

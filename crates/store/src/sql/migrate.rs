@@ -44,7 +44,7 @@ pub(super) async fn migrate(tx: &Tx, config: &StoreConfig) -> Result<bool, Store
             ))
         })?
     };
-    check(found, &database, &this)?;
+    check(found, &database, &this, config.disable_migration)?;
     if found == schema::VERSION && this.compare(&database) == Ordering::Greater {
         let mut update = Query::update();
         update
@@ -57,9 +57,17 @@ pub(super) async fn migrate(tx: &Tx, config: &StoreConfig) -> Result<bool, Store
 }
 
 /// Whether this program can work on a database of a schema version.
-fn check(found: i32, database: &Version, this: &Version) -> Result<(), StoreError> {
+fn check(
+    found: i32,
+    database: &Version,
+    this: &Version,
+    disable_migration: bool,
+) -> Result<(), StoreError> {
     match found.cmp(&schema::VERSION) {
         Ordering::Equal => Ok(()),
+        _ if disable_migration && !this.is_next_to(database) => {
+            Err(precondition("auto-migration must be enabled for current DB"))
+        }
         // Another server of the cluster was upgraded first: SPIRE promises to work one minor
         // version apart.
         Ordering::Greater if this.is_next_to(database) => {
@@ -234,12 +242,22 @@ mod tests {
     #[test]
     fn a_newer_schema_is_tolerated_from_the_next_minor_version_only() {
         let this = version("1.15.0");
-        assert!(check(25, &version("1.99.0"), &this).is_ok());
-        assert!(check(26, &version("1.16.2"), &this).is_ok());
+        assert!(check(25, &version("1.99.0"), &this, true).is_ok());
+        assert!(check(26, &version("1.16.2"), &this, false).is_ok());
         for theirs in ["1.17.0", "2.15.0"] {
-            let error = check(26, &version(theirs), &this).unwrap_err();
+            let error = check(26, &version(theirs), &this, false).unwrap_err();
             assert!(matches!(&error, StoreError::Precondition(text)
                 if text.starts_with("datastore-sql: incompatible DB schema and code version")));
+        }
+    }
+
+    #[test]
+    fn without_migrations_only_a_neighbouring_version_will_do() {
+        let this = version("1.15.0");
+        assert!(check(26, &version("1.16.0"), &this, true).is_ok());
+        for (found, theirs) in [(26, "1.17.0"), (24, "1.13.0")] {
+            let error = check(found, &version(theirs), &this, true).unwrap_err();
+            assert!(error.to_string().contains("auto-migration must be enabled"), "{error}");
         }
     }
 
@@ -248,7 +266,7 @@ mod tests {
         for (found, part) in
             [(22, "requires a previous SPIRE release"), (23, "schema 23"), (24, "schema 24")]
         {
-            let error = check(found, &version("1.15.0"), &version("1.15.0")).unwrap_err();
+            let error = check(found, &version("1.15.0"), &version("1.15.0"), false).unwrap_err();
             assert!(error.to_string().contains(part), "{error}");
         }
     }
