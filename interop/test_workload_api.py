@@ -55,7 +55,7 @@ def test_sees_its_svid_rotate(language, domain, workloads):
         parent = f"spiffe://{entry['parent_id']['trust_domain']}{entry['parent_id']['path']}"
         server.cli(
             "entry", "update", "-entryID", entry["id"], "-parentID", parent, "-spiffeID", workload.spiffe_id,
-            "-selector", f"unix:path:{workload.path}", "-hint", language, "-x509SVIDTTL", "10",
+            "-selector", f"unix:path:{workload.path}", "-hint", language, "-x509SVIDTTL", "20",
         )
         second = json.loads(process.stdout.readline())
         third = json.loads(process.stdout.readline())

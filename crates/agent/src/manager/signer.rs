@@ -104,7 +104,11 @@ impl Manager {
         let rule = self.settings.renewal;
         let (leaf, entry) = (&chain[0], &request.entry);
         warn_of_fallback(rule, leaf, entry.spiffe_id.as_str(), &entry.id);
-        let due = rule.due(leaf.not_before(), leaf.not_after(), fastrand::f64());
+        // The certificate is backdated: of one that lives for seconds, half the
+        // life may be over already. It must not be signed anew in a tight loop.
+        let due = rule
+            .due(leaf.not_before(), leaf.not_after(), fastrand::f64())
+            .max(self.clock.now() + SHORTEST_RENEWAL);
         SignedSvid { chain, key_pkcs8: key.to_pkcs8_der(), due }
     }
 
@@ -138,4 +142,5 @@ fn is_for(chain: &[Certificate], key: &PrivateKey) -> bool {
 
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(4 * 60);
+const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
 const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
