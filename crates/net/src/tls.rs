@@ -4,6 +4,7 @@
 //! a change of identity or roots takes effect with the next connection.
 
 mod client;
+mod connect;
 mod incoming;
 mod server;
 mod signing;
@@ -20,6 +21,7 @@ use rustls_pki_types::CertificateDer;
 use steeple_pki::{Certificate, Signer};
 
 pub use client::{ClientTls, PeerVerifyError, find_peer_error};
+pub use connect::{ClientStream, connect};
 pub use incoming::{TlsIncoming, TlsLimits, TlsPeer, TlsStream};
 pub use server::ServerTls;
 

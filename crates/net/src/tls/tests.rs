@@ -19,11 +19,12 @@ use steeple_spiffe::SpiffeId;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
+use tonic::transport::server::Connected;
 use tonic::{Code, Request, Response, Status};
 
 use super::*;
 use crate::channel::{self, Channel, ConnectError, connect_error};
-use crate::serve::{Limits, Router, serve};
+use crate::serve::{Accept, Limits, Router, serve};
 
 const SERVER: &str = "spiffe://example.org/spire/server";
 
@@ -403,4 +404,45 @@ fn a_verdict_is_found_below_other_errors() {
     let error: &(dyn StdError + 'static) = &error;
     assert!(find_peer_error(error).unwrap().is_unknown_authority());
     assert!(find_peer_error(&std::io::Error::other("something else")).is_none());
+}
+
+#[tokio::test]
+async fn another_protocol_than_grpc_knows_both_ends_too() {
+    let authority = Authority::new().await;
+    let identity = authority.identity(SERVER, KeyType::EcP256).await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let tls = ServerTls::new(identity.into());
+    let mut incoming = TlsIncoming::new(listener, &tls, TlsLimits::default(), Tasks::new());
+    let serving = async {
+        let mut stream = incoming.accept().await;
+        let names = stream.connect_info().chain().unwrap()[0].uri_sans().join(" ");
+        stream.write_all(names.as_bytes()).await.unwrap();
+        stream.shutdown().await.unwrap();
+    };
+    let web = authority.identity("spiffe://example.org/web", KeyType::EcP256).await;
+    let tls = ClientTls::new(server_id(), authority.roots(), Some(web.into()));
+    let calling = async {
+        let mut stream = connect(address, &tls).await.unwrap();
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await.unwrap();
+        (answer, stream.negotiated())
+    };
+    let ((), (answer, (version, group))) = tokio::join!(serving, calling);
+    assert_eq!(answer, "spiffe://example.org/web");
+    assert_eq!(version, "TLSv1_3");
+    assert_eq!(group, "X25519MLKEM768");
+}
+
+#[tokio::test]
+async fn another_protocol_than_grpc_refuses_the_wrong_server_too() {
+    let authority = Authority::new().await;
+    let identity = authority.identity(SERVER, KeyType::EcP256).await;
+    let server = start(Some(identity), TlsLimits::default()).await;
+    let somebody = SpiffeId::parse("spiffe://example.org/somebody").unwrap();
+    let tls = ClientTls::new(somebody, authority.roots(), None);
+    let Err(ConnectError::Peer(error)) = connect(server.address, &tls).await else {
+        panic!("the server is somebody else");
+    };
+    assert_eq!(error.to_string(), format!("unexpected ID {SERVER:?}"));
 }
