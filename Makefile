@@ -25,7 +25,10 @@ check: ## Formatting, lints, layers, tidiness, licences
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	cargo xtask layers
 	cargo xtask tidy
-	@if cargo deny --version >/dev/null 2>&1; then cargo deny --locked check bans licenses sources; \
+	@if cargo deny --version >/dev/null 2>&1; then \
+	   cargo deny --locked check bans licenses sources && \
+	   if cargo deny fetch db >/dev/null 2>&1; then cargo deny --locked check advisories; \
+	   else echo "skipped: cargo deny advisories: the advisory database cannot be reached"; fi; \
 	 else echo "skipped: cargo deny: not installed (cargo install cargo-deny --locked)"; fi
 
 unit: ## Unit, property and integration tests

@@ -65,7 +65,8 @@ fn check(shown: &str, text: &str, problems: &mut Vec<String>) {
 }
 
 fn is_test(shown: &str) -> bool {
-    shown.contains("/tests/") || shown.ends_with("/tests.rs") || shown.contains("/testkit/")
+    ["/tests/", "/testkit/", "/contract/"].iter().any(|folder| shown.contains(folder))
+        || shown.ends_with("/tests.rs")
 }
 
 /// Lines before the in-file tests.
