@@ -47,7 +47,7 @@ impl Audit {
     }
 
     /// Records a call that was not let in.
-    pub(crate) fn refused(self, row: &Row, subject: Subject, status: &Status) {
+    pub(crate) fn refused(self, row: &Row, subject: &Subject, status: &Status) {
         if self.enabled {
             tracing::info!(
                 subsystem_name = "api",
@@ -59,7 +59,7 @@ impl Audit {
                 status_message = status.message(),
                 caller_uid = subject.uid,
                 caller_gid = subject.gid,
-                caller_path = subject.path,
+                caller_path = subject.path.as_deref(),
                 "API accessed"
             );
         }

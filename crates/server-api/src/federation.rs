@@ -12,7 +12,7 @@ pub(crate) struct FederationService;
 
 fn refuse<T, R>(request: &Request<T>) -> Result<Response<R>, Status> {
     Call::of(request)?.operator()?;
-    Err(not_available("federation relationships"))
+    Err(not_available("managing federation relationships"))
 }
 
 #[tonic::async_trait]

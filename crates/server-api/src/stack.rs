@@ -83,7 +83,7 @@ where
                     Ok(stack.audit.follow(call, subject, words_of_grpc(response)))
                 }
                 Err(status) => {
-                    stack.audit.refused(row, subject, &status);
+                    stack.audit.refused(row, &subject, &status);
                     Ok(status.into_http())
                 }
             }
@@ -120,7 +120,8 @@ impl Stack {
         let peer = head.extensions.get::<TlsPeer>();
         let peer = peer.ok_or_else(|| Status::internal("no peer information available"))?;
         let address = peer.remote_addr();
-        match self.verify(peer).await {
+        // A chain is verified once per connection, as a handshake would.
+        match peer.finding(self.verify(peer)).await {
             Ok(svid) => Ok(Caller::Remote { address, svid }),
             Err(error) => {
                 tracing::error!(

@@ -106,9 +106,6 @@ impl Answer for AgentError {
             Self::Banned | Self::MustReattest => Code::PermissionDenied,
             Self::NotFound => Code::NotFound,
             Self::ServerId | Self::JoinTokenId(_) | Self::Sign(_) => Code::Internal,
-            Self::CreateToken(error) if matches!(error, StoreError::AlreadyExists(_)) => {
-                Code::Internal
-            }
             Self::Fetch(error)
             | Self::FetchToken(error)
             | Self::Record(error)

@@ -95,14 +95,15 @@ impl Server {
         drop(watcher);
         let outcome = match started {
             Ok(()) => {
-                tokio::select! {
+                let outcome = tokio::select! {
                     task = tasks.panicked() => Err(ServerError::Panicked(task)),
                     () = shutdown => Ok(()),
-                }
+                };
+                tracing::info!(subsystem_name = "endpoints", "Stopping Server APIs");
+                outcome
             }
             Err(error) => Err(error),
         };
-        tracing::info!(subsystem_name = "endpoints", "Stopping Server APIs");
         if !trigger.drain(STOP).await {
             tracing::warn!(
                 subsystem_name = "endpoints",
@@ -300,7 +301,7 @@ fn tell(notice: &Notice) {
     match notice.kind {
         NoticeKind::Info => tracing::info!("{}", notice.text),
         NoticeKind::Deprecated => {
-            tracing::warn!(alert = true, alert_type = "deprecated_config", "{}", notice.text)
+            tracing::warn!(alert = true, alert_type = "deprecated_config", "{}", notice.text);
         }
         NoticeKind::NotAvailable | NoticeKind::NoEffect => {
             tracing::warn!(key, line, "{}", notice.text);

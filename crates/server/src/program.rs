@@ -7,7 +7,7 @@ use steeple_cli::{Env, FlagSet, Program};
 use steeple_config::{
     DEFAULT_SERVER_CONFIG_PATH, Notice, Problems, ServerConfig, ServerFlags, load_server,
 };
-use steeple_runtime::{log, signal, umask};
+use steeple_runtime::{log, rlimit, signal, umask};
 
 use crate::{app, plugins};
 
@@ -30,6 +30,7 @@ fn run(flags: &FlagSet, env: &mut Env) -> i32 {
         Ok(log) => log,
         Err(error) => return fail(env, &format!("could not start logger: {error}\n")),
     };
+    rlimit::raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(env, &format!("cannot start: {error}\n")),

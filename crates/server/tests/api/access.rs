@@ -1,0 +1,129 @@
+//! Who may do what over TLS.
+
+use std::sync::Arc;
+
+use steeple_pki::x509::DistinguishedName;
+use steeple_pki::{Certificate, csr};
+use steeple_proto::spire::api::server::bundle::v1::GetBundleRequest;
+use steeple_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
+use steeple_proto::spire::api::server::entry::v1 as entry_pb;
+use steeple_proto::spire::api::server::entry::v1::entry_client::EntryClient;
+use steeple_proto::spire::api::server::svid::v1 as svid_pb;
+use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
+use steeple_proto::spire::api::types;
+use tonic::{Code, Status};
+
+use crate::support::{Agent, Running, csr_for, directory, entry, id, new_key, start};
+
+/// An identity minted by the operator.
+async fn minted(server: &Running, path: &str) -> Agent {
+    let key = new_key();
+    let uri = format!("spiffe://example.org{path}");
+    let csr = csr::create(&key, &DistinguishedName::default(), &[&uri]).unwrap();
+    let request = svid_pb::MintX509svidRequest { csr: csr.into(), ttl: 0 };
+    let response = SvidClient::new(server.local()).mint_x509svid(request).await.unwrap();
+    let svid = response.into_inner().svid.unwrap();
+    let chain = svid.cert_chain.into_iter().map(|der| Certificate::from_der(der).unwrap());
+    Agent { id: id(path), chain: chain.collect(), key: Arc::new(key) }
+}
+
+async fn count(server: &Running, caller: Option<&Agent>) -> Result<i32, Status> {
+    let mut client = EntryClient::new(server.remote(caller).await);
+    let counted = client.count_entries(entry_pb::CountEntriesRequest::default()).await?;
+    Ok(counted.into_inner().count)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn everyone_gets_the_bundle_and_strangers_nothing_else() {
+    let directory = directory();
+    let server = start(&directory, "").await;
+    let remote = server.remote(None).await;
+    let bundle = BundleClient::new(remote).get_bundle(GetBundleRequest::default()).await;
+    assert_eq!(bundle.unwrap().into_inner().trust_domain, "example.org");
+
+    let agent = server.new_agent().await;
+    let workload = minted(&server, "/web").await;
+    for stranger in [None, Some(&agent), Some(&workload)] {
+        let refused = count(&server, stranger).await.unwrap_err();
+        assert_eq!(refused.code(), Code::PermissionDenied);
+        assert_eq!(
+            refused.message(),
+            "authorization denied for method /spire.api.server.entry.v1.Entry/CountEntries"
+        );
+    }
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn admins_are_made_by_configuration_or_by_an_entry_and_unmade_at_once() {
+    let directory = directory();
+    let server = start(&directory, r#"admin_ids = ["spiffe://example.org/boss"]"#).await;
+    let boss = minted(&server, "/boss").await;
+    assert_eq!(count(&server, Some(&boss)).await.unwrap(), 0);
+
+    let ops = minted(&server, "/ops").await;
+    assert!(count(&server, Some(&ops)).await.is_err());
+    let grant = types::Entry { admin: true, ..entry(&id("/node"), "/ops") };
+    let granted = server.create(grant).await;
+    assert_eq!(count(&server, Some(&ops)).await.unwrap(), 1);
+    let revoke = entry_pb::BatchDeleteEntryRequest { ids: vec![granted] };
+    server.entries().batch_delete_entry(revoke).await.unwrap();
+    assert_eq!(count(&server, Some(&ops)).await.unwrap_err().code(), Code::PermissionDenied);
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downstream_server_gets_a_ca_of_its_own() {
+    let directory = directory();
+    let server = start(&directory, "").await;
+    let lower = minted(&server, "/lower").await;
+    let request = svid_pb::NewDownstreamX509caRequest {
+        csr: csr_for(&new_key()).into(),
+        preferred_ttl: 3600,
+    };
+    let mut client = SvidClient::new(server.remote(Some(&lower)).await);
+    let refused = client.new_downstream_x509ca(request.clone()).await.unwrap_err();
+    assert_eq!(refused.code(), Code::PermissionDenied);
+
+    let grant = types::Entry { downstream: true, ..entry(&id("/node"), "/lower") };
+    server.create(grant).await;
+    let issued = client.new_downstream_x509ca(request).await.unwrap().into_inner();
+    let ca = Certificate::from_der(issued.ca_cert_chain[0].clone()).unwrap();
+    assert!(ca.is_ca());
+    assert_eq!(ca.uri_sans(), ["spiffe://example.org"]);
+    assert_eq!(issued.x509_authorities.len(), 1);
+    let junk = svid_pb::NewDownstreamX509caRequest { csr: vec![1, 2].into(), preferred_ttl: 0 };
+    let refused = client.new_downstream_x509ca(junk).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    assert!(refused.message().starts_with("malformed CSR: "));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_certificate_of_another_ca_authenticates_nobody() {
+    let other_directory = directory();
+    let other = start(&other_directory, "").await;
+    let impostor = minted(&other, "/boss").await;
+    let directory = directory();
+    let server = start(&directory, r#"admin_ids = ["spiffe://example.org/boss"]"#).await;
+    let refused = count(&server, Some(&impostor)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert!(
+        !refused.message().contains("certificate signed by unknown authority"),
+        "an agent would take the server's certificate for untrusted"
+    );
+    other.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_message_over_four_mebibytes_is_refused() {
+    let directory = directory();
+    let server = start(&directory, "").await;
+    let long = types::Entry { hint: "x".repeat(5 << 20), ..types::Entry::default() };
+    let request = entry_pb::BatchCreateEntryRequest { entries: vec![long], output_mask: None };
+    let refused = server.entries().batch_create_entry(request).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+    assert!(refused.message().starts_with("grpc: received message larger than max"));
+    server.stop().await;
+}
