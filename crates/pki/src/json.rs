@@ -8,13 +8,18 @@ use serde_json::{Map, Value};
 
 /// Parses a document that is one JSON object without duplicate members at any depth.
 pub(crate) fn parse_object(text: &[u8]) -> Result<Map<String, Value>, serde_json::Error> {
-    let mut deserializer = serde_json::Deserializer::from_slice(text);
-    let value = Strict.deserialize(&mut deserializer)?;
-    deserializer.end()?;
-    match value {
+    match parse(text)? {
         Value::Object(map) => Ok(map),
         _ => Err(serde_json::Error::custom("expected a JSON object")),
     }
+}
+
+/// Parses a document without duplicate members at any depth.
+pub(crate) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
+    let mut deserializer = serde_json::Deserializer::from_slice(text);
+    let value = Strict.deserialize(&mut deserializer)?;
+    deserializer.end()?;
+    Ok(value)
 }
 
 /// Prints `value` without white space, members sorted at every depth.
@@ -48,6 +53,9 @@ pub(crate) fn escape_html(text: String) -> String {
     }
     SPECIAL.iter().fold(text, |text, (c, escape)| text.replace(*c, escape))
 }
+
+/// How much of a name an error repeats.
+const MAX_ECHO: usize = 64;
 
 struct Strict;
 
@@ -107,7 +115,8 @@ impl<'de> Visitor<'de> for Strict {
         while let Some(name) = access.next_key::<String>()? {
             let value = access.next_value_seed(Strict)?;
             if map.contains_key(&name) {
-                return Err(A::Error::custom("duplicate key in object"));
+                let name: String = name.escape_debug().take(MAX_ECHO).collect();
+                return Err(A::Error::custom(format!("duplicate key '{name}' in object")));
             }
             map.insert(name, value);
         }

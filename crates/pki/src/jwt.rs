@@ -12,6 +12,7 @@ use crate::json;
 use crate::keys::{KeyKind, PublicKey, SignError, SignatureAlgorithm, Signer};
 
 mod ecdsa;
+mod go_text;
 mod token;
 
 pub use token::UnverifiedJwt;
@@ -265,6 +266,7 @@ pub fn verify_svid(
     if !matches!(token.typ(), None | Some("" | "JWT" | "JOSE")) {
         return Err(JwtError::Type);
     }
+    token.check_types()?;
     let times = token.times()?;
     let subject = token.subject()?;
     let expiry = times.expiry.ok_or(JwtError::MissingExpiry)?;

@@ -4,8 +4,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde_json::{Map, Value};
 
-use super::{JwtAlg, JwtError, MAX_TOKEN_LEN, ecdsa};
-use crate::json;
+use super::{JwtAlg, JwtError, MAX_TOKEN_LEN, ecdsa, go_text};
 use crate::keys::PublicKey;
 
 /// A token that was taken apart and not verified: nothing in it is to be believed.
@@ -39,19 +38,21 @@ impl UnverifiedJwt {
         };
         let signed = token[..header.len() + 1 + claims.len()].to_owned();
         let (header, claims, signature) = (decode(header)?, decode(claims)?, decode(signature)?);
-        let header =
-            json::parse_object(&header).map_err(|err| JwtError::Header(err.to_string()))?;
-        let name = member(&header, "alg").map_err(JwtError::Header)?.unwrap_or_default();
+        let header = match header.as_slice() {
+            b"" => Map::new(),
+            text => go_text::object(text, "jose.rawHeader").map_err(JwtError::Header)?,
+        };
+        let name = parameter(&header, "alg", "algorithm")?.unwrap_or_default();
         let alg = JwtAlg::from_name(name)
             .ok_or_else(|| JwtError::Algorithm(name.chars().take(32).collect()))?;
-        for name in ["kid", "typ"] {
-            member(&header, name).map_err(JwtError::Header)?;
+        parameter(&header, "kid", "key ID")?;
+        if header.get("typ").is_some_and(|typ| !typ.is_string()) {
+            return Err(JwtError::Type);
         }
         if header.contains_key("crit") {
             return Err(JwtError::Critical);
         }
-        let claims =
-            json::parse_object(&claims).map_err(|err| JwtError::Claims(err.to_string()))?;
+        let claims = go_text::object(&claims, "jwt.Claims").map_err(JwtError::Claims)?;
         Ok(Self { alg, header, claims, signed, signature })
     }
 
@@ -133,16 +134,25 @@ impl UnverifiedJwt {
     pub(super) fn times(&self) -> Result<Times, JwtError> {
         let date = |name| match self.claims.get(name) {
             None | Some(Value::Null) => Ok(None),
-            // Fractions are dropped, and what is out of range ends at its end.
-            #[allow(clippy::cast_possible_truncation)]
             Some(Value::Number(number)) => {
-                Ok(number.as_i64().or_else(|| number.as_f64().map(|float| float as i64)))
+                Ok(number.as_i64().or_else(|| seconds(number.as_f64()?)))
             }
             Some(_) => Err(JwtError::Claims(
                 "go-jose/go-jose/jwt: expected number value to unmarshal NumericDate".into(),
             )),
         };
         Ok(Times { expiry: date("exp")?, not_before: date("nbf")?, issued_at: date("iat")? })
+    }
+
+    /// The registered claims have the types that they should have (RFC 7519 §4.1).
+    ///
+    /// # Errors
+    /// [`JwtError::Claims`].
+    pub(super) fn check_types(&self) -> Result<(), JwtError> {
+        for name in ["iss", "sub", "jti"] {
+            member(&self.claims, name).map_err(JwtError::Claims)?;
+        }
+        self.audience().map(drop)
     }
 
     pub(super) fn verify_signature(&self, key: &PublicKey) -> Result<(), JwtError> {
@@ -174,8 +184,28 @@ fn decode(part: &str) -> Result<Vec<u8>, JwtError> {
         JwtError::Base64(match err {
             base64::DecodeError::InvalidByte(offset, _)
             | base64::DecodeError::InvalidLastSymbol(offset, _) => offset,
-            _ => part.len(),
+            // What is left over is one character too many or three too few.
+            _ => part.len().saturating_sub(1),
         })
+    })
+}
+
+/// A date with a fraction, which is dropped. Far beyond any date a number means nothing (Go's
+/// conversion makes the smallest one of it): such a token has expired and was never good.
+#[allow(clippy::cast_possible_truncation)]
+fn seconds(float: f64) -> Option<i64> {
+    Some(if float.abs() < 9.2e18 { float as i64 } else { i64::MIN })
+}
+
+/// A string among the header's parameters; `what` is go-jose's name for it.
+fn parameter<'a>(
+    header: &'a Map<String, Value>,
+    name: &str,
+    what: &str,
+) -> Result<Option<&'a str>, JwtError> {
+    member(header, name).map_err(|error| {
+        let value: String = header[name].to_string().chars().take(64).collect();
+        JwtError::Header(format!("failed to unmarshal {what}: {error}: {value:?}"))
     })
 }
 
@@ -184,6 +214,6 @@ fn member<'a>(map: &'a Map<String, Value>, name: &str) -> Result<Option<&'a str>
     match map.get(name) {
         None | Some(Value::Null) => Ok(None),
         Some(Value::String(text)) => Ok(Some(text)),
-        Some(_) => Err(format!("member {name:?} is not a string")),
+        Some(other) => Err(go_text::mismatch(other, "string")),
     }
 }
