@@ -100,7 +100,7 @@ fn described(certificate: &Certificate) -> debug::get_info_response::Cert {
 
 /// A name as Go prints it: the last attribute first.
 fn subject_text(name: &DistinguishedName) -> String {
-    let single = |text: &String| (!text.is_empty()).then(|| vec![text.clone()]).unwrap_or_default();
+    let single = |text: &String| if text.is_empty() { Vec::new() } else { vec![text.clone()] };
     let attributes = [
         ("SERIALNUMBER", single(&name.serial_number)),
         ("CN", single(&name.common_name)),

@@ -5,7 +5,7 @@
 //! due ([`AgentRotation`])? When the server refuses: go on, attest again, or
 //! stop ([`Refusal`])?
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use steeple_pki::PublicKey;
 use steeple_pki::x509::Certificate;
@@ -113,6 +113,15 @@ impl AgentRotation {
         self.tainted || now >= self.due
     }
 
+    /// How long it may stay as it is; for ever once that time is over, since
+    /// failed attempts are then spaced by other means.
+    pub fn until_due(&self, now: SystemTime) -> Duration {
+        match self.due.duration_since(now) {
+            Ok(left) if !self.tainted => left,
+            _ => Duration::MAX,
+        }
+    }
+
     /// Whether it is of no more use; a failed renewal is then the end.
     pub fn has_ended(&self, now: SystemTime) -> bool {
         now > self.ends
@@ -133,11 +142,11 @@ pub enum Refusal {
 }
 
 /// The first pause between attempts to attest, and how long they go on.
-pub const BOOTSTRAP_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+pub const BOOTSTRAP_INTERVAL: Duration = Duration::from_secs(5);
 /// See [`BOOTSTRAP_INTERVAL`].
-pub const BOOTSTRAP_PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+pub const BOOTSTRAP_PATIENCE: Duration = Duration::from_secs(60);
 /// How often the agent's own SVID is looked at.
-pub const ROTATION_INTERVAL: std::time::Duration = std::time::Duration::from_secs(5);
+pub const ROTATION_INTERVAL: Duration = Duration::from_secs(5);
 
 #[cfg(test)]
 mod tests {
@@ -206,7 +215,7 @@ mod tests {
         let key = PrivateKey::generate(KeyType::EcP256).unwrap();
         let svid = Authority::new().sign("spiffe://example.org/spire/agent/x", &key, NOON + HOUR);
         let mut rotation = AgentRotation::of(&svid, RenewalRule::default(), 0.5);
-        assert!(!rotation.is_due(NOON + HOUR / 2 - std::time::Duration::from_secs(1)));
+        assert!(!rotation.is_due(NOON + HOUR / 2 - Duration::from_secs(1)));
         assert!(rotation.is_due(NOON + HOUR / 2));
         assert!(!rotation.has_ended(NOON + HOUR));
         rotation.taint();

@@ -275,9 +275,9 @@ impl BatchSize {
         self.0 = (self.0 * 2).min(Self::MAX);
     }
 
-    /// A request of this size failed.
-    pub fn failed(&mut self) {
-        self.0 = (self.0 / 2).max(1);
+    /// A request for `attempted` SVIDs failed.
+    pub fn failed(&mut self, attempted: usize) {
+        self.0 = (self.0.min(attempted) / 2).max(1);
     }
 
     /// The server's limit per request.
@@ -413,9 +413,11 @@ mod tests {
     fn batches_shrink_on_failure_and_recover() {
         let mut batch = BatchSize::new();
         assert_eq!(batch.size(), 500);
-        batch.failed();
+        batch.failed(500);
         assert_eq!(batch.size(), 250);
-        (0..20).for_each(|_| batch.failed());
+        batch.failed(10);
+        assert_eq!(batch.size(), 5, "what was asked for was too much already");
+        (0..20).for_each(|_| batch.failed(500));
         assert_eq!(batch.size(), 1);
         (0..20).for_each(|_| batch.succeeded());
         assert_eq!(batch.size(), 500);

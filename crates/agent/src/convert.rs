@@ -164,7 +164,8 @@ mod tests {
 
     #[test]
     fn a_malformed_entry_is_left_out_and_the_rest_stays() {
-        let breaks: [(&str, fn(&mut types::Entry)); 6] = [
+        type Damage = fn(&mut types::Entry);
+        let breaks: [(&str, Damage); 6] = [
             ("missing entry ID", |entry| entry.id.clear()),
             ("invalid SPIFFE ID: response missing SPIFFE ID", |entry| entry.spiffe_id = None),
             ("selector list is empty", |entry| entry.selectors.clear()),

@@ -76,7 +76,7 @@ impl Manager {
             error!(subsystem_name = SUBSYSTEM, agent_version = VERSION, %error, "Failed to post agent status");
         }
         let outcome = match self.synchronize().await {
-            Ok(()) => self.sign_all().await,
+            Ok(()) => self.sign_first().await,
             Err(error) => Err(error),
         };
         if let Err(error) = &outcome {
@@ -93,6 +93,18 @@ impl Manager {
             }
         }
         outcome
+    }
+
+    /// What cannot be signed now is signed later, by the loop; meanwhile those
+    /// whose SVID is there need not wait.
+    async fn sign_first(&self) -> Result<(), AgentError> {
+        match self.sign_all().await {
+            Err(error) if error.refusal() == Refusal::Transient => {
+                error!(subsystem_name = SUBSYSTEM, %error, "SVID sync failed");
+                Ok(())
+            }
+            outcome => outcome,
+        }
     }
 
     /// Runs the loops until the drain is signalled or the identity is lost.

@@ -105,3 +105,30 @@ async fn who_waits_too_long_is_turned_away() {
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 2);
     assert!(matches!(outcomes[2], Err(AttestError::Overloaded)));
 }
+
+/// Connects and waits until its standard input is closed.
+const CALLER: &str = "import socket, sys\ns = socket.socket(socket.AF_UNIX)\ns.connect(sys.argv[1])\nsys.stdin.read()\n";
+
+#[tokio::test]
+async fn a_caller_that_dies_while_it_is_attested_gets_nothing() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("socket");
+    let listener = tokio::net::UnixListener::bind(&path).unwrap();
+    let mut caller = std::process::Command::new("python3")
+        .args(["-c", CALLER])
+        .arg(&path)
+        .stdin(std::process::Stdio::piped())
+        .spawn()
+        .expect("python3 is installed");
+    let (stream, _) = listener.accept().await.unwrap();
+    let peer = Peer::of(&stream).unwrap();
+    let slow = Fake::slow("unix", Ok("uid:1"), Duration::from_millis(200));
+    let attestation = with(&[slow], AttestLimits::default());
+    assert!(attestation.attest(&peer).await.is_ok());
+    let dying = attestation.attest(&peer);
+    tokio::pin!(dying);
+    assert!(futures_util::poll!(&mut dying).is_pending());
+    caller.kill().unwrap();
+    caller.wait().unwrap();
+    assert!(matches!(dying.await, Err(AttestError::CallerGone(_))));
+}

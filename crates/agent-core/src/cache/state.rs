@@ -118,10 +118,10 @@ impl State {
             match self.bundles.get(&domain) {
                 Some(held) if held.bundle() == bundle.bundle() => continue,
                 Some(_) => {
-                    debug!(subsystem_name = CACHE, trust_domain_id = %domain.id_string(), "Bundle updated")
+                    debug!(subsystem_name = CACHE, trust_domain_id = %domain.id_string(), "Bundle updated");
                 }
                 None => {
-                    debug!(subsystem_name = CACHE, trust_domain_id = %domain.id_string(), "Bundle added")
+                    debug!(subsystem_name = CACHE, trust_domain_id = %domain.id_string(), "Bundle added");
                 }
             }
             changed.insert(domain.clone());

@@ -1,5 +1,7 @@
 //! Keeping the agent's own SVID fresh.
 
+use std::time::Duration;
+
 use steeple_agent_core::lifetime::RenewalRule;
 use steeple_agent_core::node::{KeySlot, ROTATION_INTERVAL, Refusal};
 use steeple_pki::{Certificate, KeyType};
@@ -38,7 +40,9 @@ impl Manager {
             } else {
                 pauses.reset();
             }
-            tokio::time::sleep(pauses.next()).await;
+            // No later than it is due, for SVIDs that live for seconds.
+            let until_due = self.credentials.rotation().until_due(self.clock.now());
+            tokio::time::sleep(pauses.next().min(until_due.max(SHORTEST_SLEEP))).await;
         }
     }
 
@@ -89,3 +93,5 @@ impl Manager {
 pub(crate) fn renewal_rule(config: &steeple_config::AgentConfig) -> RenewalRule {
     RenewalRule { availability_target: config.availability_target }
 }
+
+const SHORTEST_SLEEP: Duration = Duration::from_millis(200);

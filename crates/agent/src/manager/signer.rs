@@ -35,8 +35,9 @@ impl Manager {
                 limit,
                 "Renewing stale entries"
             );
+            let attempted = wanted.len();
             if let Err(error) = self.sign(wanted).await {
-                self.batch().failed();
+                self.batch().failed(attempted);
                 return Err(error);
             }
             self.batch().succeeded();
@@ -85,7 +86,7 @@ impl Manager {
         for ((request, key), chain) in wanted.into_iter().zip(keys).zip(chains) {
             match chain.filter(|chain| is_for(chain, &key)) {
                 Some(chain) => {
-                    signed.push((request.entry.clone(), self.svid(&request, key, chain)))
+                    signed.push((request.entry.clone(), self.svid(&request, &key, chain)));
                 }
                 None => refused.push(request.entry.id.clone()),
             }
@@ -98,7 +99,7 @@ impl Manager {
     fn svid(
         &self,
         request: &SigningRequest,
-        key: PrivateKey,
+        key: &PrivateKey,
         chain: Vec<Certificate>,
     ) -> SignedSvid {
         let rule = self.settings.renewal;
@@ -121,7 +122,7 @@ fn announce(request: &SigningRequest) {
     let (entry_id, spiffe_id) = (&request.entry.id, &request.entry.spiffe_id);
     match request.current_expires_at {
         None => {
-            info!(subsystem_name = SUBSYSTEM, entry_id = %entry_id, spiffe_id = %spiffe_id, "Creating X509-SVID")
+            info!(subsystem_name = SUBSYSTEM, entry_id = %entry_id, spiffe_id = %spiffe_id, "Creating X509-SVID");
         }
         Some(expires_at) => {
             let expires_at = OffsetDateTime::from(expires_at).format(&Rfc3339).unwrap_or_default();
