@@ -24,9 +24,20 @@ const GRACE: Duration = Duration::from_secs(10);
 /// How often its socket is tried.
 const POLL: Duration = Duration::from_millis(10);
 /// How much of a log is shown.
-const TAIL_LINES: usize = 15;
+const TAIL_LINES: usize = 10;
 /// How long a shown line of a log may be.
 const TAIL_WIDTH: usize = 240;
+
+/// How a program ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum End {
+    /// Before it was asked to.
+    Before,
+    /// When asked to, with success.
+    Clean,
+    /// When asked to, with a failure, or not without force.
+    Unclean,
+}
 
 /// A running program.
 #[derive(Debug)]
@@ -88,6 +99,10 @@ impl Daemon {
         Ok(())
     }
 
+    pub(crate) fn is_running(&self) -> bool {
+        self.ended.borrow().is_none()
+    }
+
     /// Resolves when it ends, which it should not by itself.
     pub(crate) fn end(&self) -> impl Future<Output = DemoError> + use<> {
         let (mut ended, program, log) = (self.ended.clone(), self.program, self.log.clone());
@@ -99,19 +114,23 @@ impl Daemon {
         }
     }
 
-    /// Asks it to end, and ends it if it does not. Answers whether it ended by itself with 0.
-    pub(crate) async fn stop(mut self) -> bool {
+    /// Asks it to end, and ends it if it does not.
+    pub(crate) async fn stop(mut self) -> End {
+        if !self.is_running() {
+            return End::Before;
+        }
         for signal in [Signal::SIGTERM, Signal::SIGKILL] {
             // Not reaped before `ended` says so: the id is still its own.
-            if self.ended.borrow().is_none() {
+            if self.is_running() {
                 let _ = kill(self.pid, signal);
             }
             let ending = timeout(GRACE, self.ended.wait_for(Option::is_some));
             if let Ok(Ok(status)) = ending.await {
-                return status.is_some_and(|status| status.success());
+                let clean = status.is_some_and(|status| status.success());
+                return if clean { End::Clean } else { End::Unclean };
             }
         }
-        false
+        End::Unclean
     }
 
     fn death(&self, status: ExitStatus) -> DemoError {

@@ -38,8 +38,6 @@ pub(crate) struct Place {
     pub(crate) agent_socket: PathBuf,
     /// Where agents talk to the server, on the loopback interface.
     pub(crate) port: u16,
-    /// Whether the usual port was taken by somebody else.
-    pub(crate) port_was_taken: bool,
     /// Whether there was a database from an earlier run.
     pub(crate) kept: bool,
     _lock: Flock<File>,
@@ -70,19 +68,29 @@ impl Place {
         let (server_socket, agent_socket) =
             (sockets.join("server.sock"), sockets.join("agent.sock"));
         let port = free_port().map_err(file("find a free port for", &root))?;
-        let place = Self {
-            port,
-            port_was_taken: port != USUAL_PORT,
-            kept,
-            server_socket,
-            agent_socket,
-            root,
-            _lock: lock,
-            _short: short,
-        };
-        place.write("server.conf", &place.server_conf())?;
-        place.write("agent.conf", &place.agent_conf())?;
+        let place =
+            Self { port, kept, server_socket, agent_socket, root, _lock: lock, _short: short };
+        place.configure()?;
         Ok(place)
+    }
+
+    /// Whether the usual port was taken by somebody else.
+    pub(crate) fn is_elsewhere(&self) -> bool {
+        self.port != USUAL_PORT
+    }
+
+    /// Takes another port if somebody else was faster to listen on this one.
+    pub(crate) fn evade(&mut self) -> Result<bool, DemoError> {
+        if listen(self.port).is_ok() {
+            return Ok(false);
+        }
+        self.port = free_port().map_err(file("find a free port for", &self.root))?;
+        self.configure().map(|()| true)
+    }
+
+    fn configure(&self) -> Result<(), DemoError> {
+        self.write("server.conf", &self.server_conf())?;
+        self.write("agent.conf", &self.agent_conf()).map(drop)
     }
 
     /// A file of this directory.
@@ -251,9 +259,11 @@ fn short_dir(root: &Path) -> Result<Option<TempDir>, DemoError> {
 
 /// The usual port, or another one that nobody listens on.
 fn free_port() -> io::Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, USUAL_PORT))
-        .or_else(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)))?;
-    Ok(listener.local_addr()?.port())
+    listen(USUAL_PORT).or_else(|_| listen(0))?.local_addr().map(|address| address.port())
+}
+
+fn listen(port: u16) -> io::Result<TcpListener> {
+    TcpListener::bind((Ipv4Addr::LOCALHOST, port))
 }
 
 /// A path as an HCL string.
@@ -316,6 +326,18 @@ mod tests {
         let elsewhere = place.server_socket.parent().unwrap().to_owned();
         drop(place);
         assert!(!elsewhere.exists(), "it goes away with the demonstration");
+    }
+
+    #[test]
+    fn a_port_that_somebody_else_took_is_given_up() {
+        let dir = steeple_testkit::temp_dir();
+        let mut place = Place::prepare(Some(dir.path())).unwrap();
+        place.port = free_port().unwrap();
+        let faster = listen(place.port).ok();
+        assert!(place.evade().unwrap());
+        assert_ne!(place.port, faster.map_or(0, |it| it.local_addr().unwrap().port()));
+        let conf = fs::read_to_string(place.file("server.conf")).unwrap();
+        assert!(conf.contains(&format!("bind_port = \"{}\"", place.port)), "{conf}");
     }
 
     #[test]

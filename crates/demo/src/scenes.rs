@@ -52,10 +52,17 @@ impl Stage {
         let conf = conf.to_string_lossy();
         self.screen.command(&format!("spire-server run -config {conf}"))?;
         let socket = self.place.server_socket.clone();
-        self.start("spire-server", &["run", "-config", &conf], "server.log", &socket).await?;
+        let arguments = ["run", "-config", &conf];
+        while let Err(error) = self.start("spire-server", &arguments, "server.log", &socket).await {
+            // Somebody may have taken the port since it was found free.
+            let ended = matches!(error, DemoError::Ended { .. });
+            if !(ended && self.place.evade()?) {
+                return Err(error);
+            }
+        }
         self.screen.good(&format!("spire-server is up ({})", self.elapsed()))?;
         let port = self.place.port;
-        let why = if self.place.port_was_taken { " (8081 is taken)" } else { "" };
+        let why = if self.place.is_elsewhere() { " (8081 is taken)" } else { "" };
         self.screen.fact("for agents", &format!("127.0.0.1:{port}{why}"))?;
         Ok(self.screen.fact("for you", &socket.display().to_string())?)
     }

@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use crate::admin::Admin;
 use crate::args::Options;
-use crate::daemon::{Daemon, tail};
+use crate::daemon::{Daemon, End, tail};
 use crate::error::DemoError;
 use crate::event::Event;
 use crate::place::{Place, file};
@@ -98,7 +98,11 @@ impl Stage {
         let end = daemon.end();
         self.daemons.push(daemon);
         let daemon = self.daemons.last().expect("it was just added");
-        daemon.listens(socket).await?;
+        if let Err(error) = daemon.listens(socket).await {
+            // One that ended is nobody to stop; one that is silent still is.
+            self.daemons.retain(Daemon::is_running);
+            return Err(error);
+        }
         let deaths = self.deaths.clone();
         self.tasks.spawn("watch", async move {
             // Nobody asks any more when the stage is being cleared.
@@ -142,14 +146,15 @@ impl Stage {
         let mut clean = true;
         while let Some(daemon) = self.daemons.pop() {
             let (program, log) = (daemon.program, daemon.log.clone());
-            let stopped = daemon.stop().await;
-            clean &= stopped;
+            let end = daemon.stop().await;
+            clean &= end == End::Clean;
             // There may be nobody left to see it.
-            let _ = if stopped {
-                self.screen.note(&format!("{program} has stopped."))
-            } else {
-                let text = format!("{program} did not stop cleanly; its log: {}", log.display());
-                self.screen.bad(&text)
+            let _ = match end {
+                End::Clean => self.screen.note(&format!("{program} has stopped.")),
+                End::Unclean => self
+                    .screen
+                    .bad(&format!("{program} did not stop cleanly; its log: {}", log.display())),
+                End::Before => Ok(()),
             };
         }
         clean

@@ -301,13 +301,15 @@ async fn read_line(stream: impl AsyncRead + Unpin) -> io::Result<String> {
 /// Being refused is told; anything else is a failure.
 fn refusal(error: WorkloadError) -> Result<(), WorkloadError> {
     match error {
-        WorkloadError::Api(status)
-            if matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument) =>
-        {
+        WorkloadError::Api(status) if is_refusal(&status) => {
             tell(&Event::Refused { why: status.message().to_owned() })
         }
         error => Err(error),
     }
+}
+
+fn is_refusal(status: &Status) -> bool {
+    matches!(status.code(), Code::PermissionDenied | Code::InvalidArgument)
 }
 
 fn tell(event: &Event) -> Result<(), WorkloadError> {
@@ -354,8 +356,9 @@ mod tests {
 
     #[test]
     fn being_refused_is_an_answer_and_a_broken_agent_is_not() {
-        assert!(refusal(WorkloadError::Api(Status::permission_denied("no"))).is_ok());
-        assert!(refusal(WorkloadError::Api(Status::unavailable("gone"))).is_err());
+        assert!(is_refusal(&Status::permission_denied("no")));
+        assert!(is_refusal(&Status::invalid_argument("another audience")));
+        assert!(!is_refusal(&Status::unavailable("gone")));
     }
 
     #[tokio::test]
