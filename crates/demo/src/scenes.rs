@@ -64,7 +64,7 @@ impl Stage {
         let port = self.place.port;
         let why = if self.place.is_elsewhere() { " (8081 is taken)" } else { "" };
         self.screen.fact("for agents", &format!("127.0.0.1:{port}{why}"))?;
-        Ok(self.screen.fact("for you", &socket.display().to_string())?)
+        Ok(self.screen.fact("for admins", &socket.display().to_string())?)
     }
 
     async fn agent(&mut self) -> Result<(), DemoError> {
@@ -88,10 +88,12 @@ impl Stage {
         let arguments = ["run", "-config", &conf, "-joinToken", &token];
         let socket = self.place.agent_socket.clone();
         self.start("spire-agent", &arguments, "agent.log", &socket).await?;
-        self.screen.good(&format!("the node is attested ({})", self.elapsed()))?;
-        if let Some(agent) = self.admin.agent().await? {
-            self.screen.fact("agent", &agent)?;
-        }
+        let elapsed = self.elapsed();
+        let agent = self.admin.agent().await?.unwrap_or_default();
+        // An agent that kept its identity has no use for the token.
+        let how = if agent.ends_with(&token) { "the node is attested" } else { "the node is back" };
+        self.screen.good(&format!("{how} ({elapsed})"))?;
+        self.screen.fact("agent", &agent)?;
         self.screen.fact("also", &format!("{node}, the name that entries use"))?;
         Ok(self.screen.fact("Workload API", &format!("unix://{}", socket.display()))?)
     }
@@ -311,7 +313,7 @@ impl Stage {
         for (why, command) in [
             ("all entries", format!("{server} entry show -socketPath {server_socket}")),
             (
-                "an identity for you: spire-agent itself has an entry",
+                "an identity for you: spire-agent, when you run it, has an entry",
                 format!("{agent} api fetch x509 -socketPath {agent_socket}"),
             ),
             (

@@ -78,8 +78,12 @@ async fn perform(options: &Options, mut screen: Screen<Stdout>) -> ExitCode {
     };
     let told = match &outcome {
         Outcome::Failed(error) => tell(&mut stage.screen, error),
-        Outcome::Interrupted if options.once => ExitCode::from(130),
-        Outcome::Interrupted | Outcome::Done => ExitCode::SUCCESS,
+        Outcome::Interrupted => {
+            // Below the ^C that the terminal shows; there may be nobody left to see it.
+            let _ = stage.screen.gap();
+            if options.once { ExitCode::from(130) } else { ExitCode::SUCCESS }
+        }
+        Outcome::Done => ExitCode::SUCCESS,
     };
     if stage.clear().await { told } else { ExitCode::FAILURE }
 }

@@ -2,7 +2,7 @@
 
 #![allow(clippy::unwrap_used, reason = "a test says what is wrong by panicking")]
 
-use std::io::{Read as _, Write as _};
+use std::io::{BufRead as _, BufReader, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -127,4 +127,38 @@ fn programs_that_were_not_built_are_named() {
     let text = String::from_utf8(done.stdout).unwrap();
     assert!(text.contains("spire-server is not in"), "{text}");
     assert!(text.contains("make run"), "{text}");
+}
+
+/// make and scripts would take Ctrl-C for a failure if it reached them too.
+#[test]
+fn ctrl_c_in_a_terminal_reaches_the_demonstration_and_not_who_started_it() {
+    let Some(folder) = programs() else { return };
+    let dir = steeple_testkit::temp_dir();
+    let program = env!("CARGO_BIN_EXE_steeple-demo");
+    let line = format!(
+        "'{program}' --bin '{}' --state-dir '{}'; echo it said $?",
+        folder.display(),
+        dir.path().join("state").display()
+    );
+    let mut terminal = Command::new("script");
+    terminal.args(["-qec", &format!("sh -c \"{line}\""), "/dev/null"]);
+    terminal.env_remove("NO_COLOR").env("TERM", "xterm");
+    let Ok(mut child) = terminal.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn() else {
+        std::io::stderr().write_all(b"skipped: no script(1) to make a terminal with\n").unwrap();
+        return;
+    };
+    let mut typed = child.stdin.take().unwrap();
+    let mut shown = String::new();
+    for line in BufReader::new(child.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if line.contains("the node is attested") {
+            typed.write_all(b"\x03").unwrap();
+        }
+        shown.push_str(&line);
+        shown.push('\n');
+    }
+    child.wait().unwrap();
+    assert!(shown.contains("it said 0"), "{shown}");
+    assert!(shown.contains("spire-server has stopped."), "{shown}");
+    assert!(shown.contains("\x1b[1m"), "a terminal is shown colours: {shown}");
 }
