@@ -1,5 +1,7 @@
 //! The two sockets and what is on them.
 
+mod fair;
+
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,13 +10,15 @@ use steeple_net::serve::{Limits, Router, serve};
 use steeple_net::unix::{BindError, UnixIncoming, bind};
 use steeple_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use steeple_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
-use steeple_runtime::Watcher;
+use steeple_runtime::{Watcher, rlimit};
 use tonic_health::pb::health_server::HealthServer;
-use tonic_reflection::server::Builder as Reflection;
+use tonic_reflection::pb::{v1, v1alpha};
 use tracing::info;
 
+use self::fair::FairIncoming;
 use crate::admin::{DebugService, LoggerService};
 use crate::health::HealthService;
+use crate::reflection::ReflectionService;
 use crate::workload::{WorkloadApi, WorkloadService};
 
 /// A bound socket with its services, not yet serving.
@@ -68,24 +72,35 @@ impl Endpoint {
     pub async fn serve(self, drain: Watcher) {
         let stopping = self.stopping;
         let mut signal = drain.clone();
-        let limits = Limits { drain_grace: Duration::from_secs(5), ..Limits::unix() };
+        let limits = limits();
+        let incoming = FairIncoming::new(self.incoming, limits.max_connections.div_ceil(2));
         let announce = async {
             signal.signalled().await;
             info!(subsystem_name = "endpoints", "{stopping}");
         };
-        tokio::join!(announce, serve(self.incoming, self.router, limits, drain));
+        tokio::join!(announce, serve(incoming, self.router, limits, drain));
     }
 }
 
-fn with_reflection(router: Router, services: &[&str]) -> Router {
-    let configure = || {
-        let described = Reflection::configure()
-            .register_encoded_file_descriptor_set(steeple_proto::DESCRIPTORS)
-            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-        services.iter().fold(described, |builder, service| builder.with_service_name(*service))
+/// As many connections as there are file descriptors for.
+fn limits() -> Limits {
+    let limits = Limits { drain_grace: Duration::from_secs(5), ..Limits::unix() };
+    let room = match rlimit::raise_open_files() {
+        Some(files) => usize::try_from(files / FILES_PER_CONNECTION).unwrap_or(usize::MAX),
+        None => usize::MAX,
     };
-    let valid = "descriptors generated with the code are well-formed";
+    Limits { max_connections: limits.max_connections.min(room).max(1), ..limits }
+}
+
+/// The socket, the caller's pidfd and its directory in `/proc`, and one to
+/// spare for what attesting it opens.
+const FILES_PER_CONNECTION: u64 = 4;
+
+fn with_reflection(router: Router, services: &[&str]) -> Router {
+    let descriptors = [steeple_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
+    let reflection = ReflectionService::new(services, &descriptors)
+        .expect("descriptors generated with the code are well-formed");
     router
-        .add_service(configure().build_v1().expect(valid))
-        .add_service(configure().build_v1alpha().expect(valid))
+        .add_service(v1::server_reflection_server::ServerReflectionServer::new(reflection.clone()))
+        .add_service(v1alpha::server_reflection_server::ServerReflectionServer::new(reflection))
 }

@@ -15,4 +15,5 @@ pub mod admin;
 pub mod endpoint;
 pub mod health;
 pub mod rate_limit;
+mod reflection;
 pub mod workload;
