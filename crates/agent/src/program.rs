@@ -80,6 +80,18 @@ fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
             env.out("SPIRE agent configuration file is valid.\n");
             0
         }
+        // A file that is fine for SPIRE is a valid one; what `run` would
+        // refuse all the same is said line by line.
+        Err(problems) if problems.only_at_start() => {
+            for notice in problems.notices() {
+                env.err(&format!("{notice}\n"));
+            }
+            for problem in problems.iter() {
+                env.err(&format!("run would refuse: {problem}\n"));
+            }
+            env.out("SPIRE agent configuration file is valid.\n");
+            0
+        }
         Err(problems) => {
             fail(env, &format!("SPIRE agent configuration file is invalid: {problems}\n"))
         }

@@ -59,6 +59,11 @@ impl Checker {
         self.push(ProblemKind::Invalid, line, key, text.into());
     }
 
+    /// A problem that SPIRE has when it starts, and not before.
+    pub(crate) fn plugin_count(&mut self, line: Option<usize>, key: &str, text: String) {
+        self.push(ProblemKind::PluginCount, line, key, text);
+    }
+
     /// A problem that SPIRE would not have: what is asked for does not exist
     /// here yet, and the service would not be what its operator thinks.
     pub(crate) fn refuse(&mut self, line: Option<usize>, key: &str, what: &str) {

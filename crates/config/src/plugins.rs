@@ -272,6 +272,6 @@ fn check_counts(
             "plugin type \"{}\" constraint not satisfied: expected {expected} but got {count}",
             kind.kind
         );
-        checker.problem(line, &key, text);
+        checker.plugin_count(line, &key, text);
     }
 }

@@ -19,6 +19,9 @@ pub enum ProblemKind {
     /// Valid for SPIRE, but asks for something that does not exist here yet and
     /// that cannot be left out without changing what the service does.
     NotAvailable,
+    /// Too few or too many plugins of a type, which SPIRE notices only when it
+    /// starts.
+    PluginCount,
 }
 
 /// One thing wrong with a configuration.
@@ -103,6 +106,13 @@ impl Problems {
     /// here yet.
     pub fn only_not_available(&self) -> bool {
         self.list.iter().all(|problem| problem.kind == ProblemKind::NotAvailable)
+    }
+
+    /// Whether SPIRE's `validate`, which does not look at an agent's plugins,
+    /// would call the file valid: what is listed concerns `run` alone.
+    pub fn only_at_start(&self) -> bool {
+        let at_start = [ProblemKind::NotAvailable, ProblemKind::PluginCount];
+        self.list.iter().all(|problem| at_start.contains(&problem.kind))
     }
 
     pub(crate) fn one(problem: Problem) -> Self {

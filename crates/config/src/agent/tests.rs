@@ -151,6 +151,7 @@ fn the_agent_needs_its_plugins() {
     fs::write(&path, "agent {} plugins {}").unwrap();
     let error = load_agent(Some(&path), &AgentFlags::default(), false, &|_| None).unwrap_err();
     let shown = error.to_string();
+    assert!(!error.only_at_start());
     for text in [
         "server_address must be configured",
         "server_port must be configured",
@@ -160,4 +161,17 @@ fn the_agent_needs_its_plugins() {
     ] {
         assert!(shown.contains(text), "{text} in {shown}");
     }
+}
+
+#[test]
+fn what_only_run_refuses_is_told_apart() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("agent.conf");
+    let plugins = "plugins { NodeAttestor \"x509pop\" {} NodeAttestor \"join_token\" {} }";
+    let agent = "agent { server_address = \"a\" server_port = 1 trust_domain = \"a\" \
+                 insecure_bootstrap = true }";
+    fs::write(&path, format!("{agent}\n{plugins}")).unwrap();
+    let error = load_agent(Some(&path), &AgentFlags::default(), false, &|_| None).unwrap_err();
+    assert!(error.only_at_start() && !error.only_not_available(), "{error}");
+    assert_eq!(error.iter().count(), 4, "{error}");
 }
