@@ -122,7 +122,13 @@ impl Agent {
     }
 
     fn watch_health(&self, health: &Arc<Health>, tasks: &Tasks, watcher: &Watcher) {
-        tasks.spawn("health", health.clone().watch(watcher.clone()));
+        let (checked, mut drain) = (health.clone(), watcher.clone());
+        tasks.spawn("health", async move {
+            tokio::select! {
+                () = checked.wait_until_started(health::START_TIMEOUT) => checked.watch(drain).await,
+                () = drain.signalled() => {}
+            }
+        });
         let checks = self.config.health_checks.clone();
         if !checks.listener_enabled {
             return;

@@ -23,7 +23,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
 use tonic::{Code, Status, Streaming};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use crate::convert;
 use crate::credentials::AgentSvid;
@@ -56,12 +56,22 @@ impl NodeAttestation {
         data: &DataFile,
         trust: FirstTrust,
     ) -> Result<(AgentSvid, Bundle), AgentError> {
-        match &trust {
-            FirstTrust::Bundle(_) => info!(subsystem_name = SUBSYSTEM,
-                trust_domain_id = %self.trust_domain.id_string(), "Bundle loaded"),
-            FirstTrust::Insecure => info!(subsystem_name = SUBSYSTEM, "Bundle is not found"),
+        // Known, and logged, once there is a bundle.
+        let trust_domain_id = match &trust {
+            FirstTrust::Bundle(_) => Some(self.trust_domain.id_string()),
+            FirstTrust::Insecure => None,
+        };
+        match &trust_domain_id {
+            Some(id) => info!(subsystem_name = SUBSYSTEM, trust_domain_id = id, "Bundle loaded"),
+            None => info!(subsystem_name = SUBSYSTEM, "Bundle is not found"),
         }
         let stored = data.read();
+        if stored.svid.is_empty() {
+            debug!(
+                subsystem_name = SUBSYSTEM,
+                "No pre-existing agent SVID found. Will perform node attestation"
+            );
+        }
         let keys = self.key_manager.keys().await?;
         let public: Vec<_> =
             keys.iter().map(|(id, key)| (id.clone(), key.public_key().clone())).collect();
@@ -78,19 +88,28 @@ impl NodeAttestation {
                 let FirstTrust::Bundle(authorities) = trust else {
                     return Err(AgentError::Bootstrap("SVID loaded but no bundle in cache".into()));
                 };
-                info!(subsystem_name = SUBSYSTEM, spiffe_id = svid.id(), "SVID loaded");
+                info!(
+                    subsystem_name = SUBSYSTEM,
+                    spiffe_id = svid.id(),
+                    trust_domain_id,
+                    "SVID loaded"
+                );
                 Ok((svid, Bundle::from_certificates(self.trust_domain.clone(), authorities)))
             }
             Start::Attest { slot, because } => {
                 if let Some(because) = because {
                     warn!(subsystem_name = SUBSYSTEM, "{because}");
                 }
-                info!(subsystem_name = SUBSYSTEM, "SVID is not found. Starting node attestation");
+                info!(
+                    subsystem_name = SUBSYSTEM,
+                    trust_domain_id, "SVID is not found. Starting node attestation"
+                );
                 let (svid, bundle) = self.attest(slot, trust).await?;
                 info!(
                     subsystem_name = SUBSYSTEM,
                     spiffe_id = svid.id(),
                     reattestable = svid.reattestable,
+                    trust_domain_id,
                     "Node attestation was successful"
                 );
                 Ok((svid, bundle))

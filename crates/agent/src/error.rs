@@ -121,6 +121,10 @@ impl CallError {
         &self.status
     }
 
+    pub(crate) fn into_status(self) -> Status {
+        self.status
+    }
+
     pub(crate) fn refusal(&self) -> Refusal {
         if self.unknown_authority {
             return Refusal::UnknownAuthority;

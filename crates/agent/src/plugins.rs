@@ -95,6 +95,16 @@ fn loaded<T>(plugin: &PluginConfig, made: Result<T, PluginError>) -> Result<T, A
     let (name, kind) = (plugin.name.as_str(), plugin.kind.as_str());
     match made {
         Ok(made) => {
+            if !TAKES_NO_SETTINGS.contains(&name) {
+                info!(
+                    subsystem_name = "catalog",
+                    plugin_name = name,
+                    plugin_type = kind,
+                    external = false,
+                    reconfigurable = false,
+                    "Configured plugin"
+                );
+            }
             info!(
                 subsystem_name = "catalog",
                 plugin_name = name,
@@ -128,3 +138,6 @@ fn constraint(kind: Kind, reason: &str) -> AgentError {
 fn unsupported(plugin: &PluginConfig) -> AgentError {
     AgentError::Plugins(format!("unsupported plugin type {:?}", plugin.kind))
 }
+
+/// Of these there is nothing to configure.
+const TAKES_NO_SETTINGS: [&str; 2] = ["join_token", "memory"];

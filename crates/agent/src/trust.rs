@@ -84,6 +84,7 @@ impl<'c> TrustSource<'c> {
             );
             info!(Logger = LOGGER, "Success after {took} attempts={}", data.connection_attempts);
         }
+        info!(Logger = LOGGER, "Setting use.");
         self.data.update(|data| {
             data.bootstrap_use = BootstrapUse::Rebootstrap;
             data.bootstrap_start_time = None;

@@ -29,9 +29,11 @@ impl ServerJwtSource {
         Self { client, cache_hit_timeout }
     }
 
+    /// Leaves in `last` why the last attempt failed, for whoever loses patience.
     async fn attempts(
         &self,
         request: &svid_api::NewJwtsvidRequest,
+        last: &mut Option<Status>,
     ) -> Result<types::Jwtsvid, Status> {
         let mut pauses = Backoff::with_default_max(FIRST_PAUSE);
         loop {
@@ -50,6 +52,7 @@ impl ServerJwtSource {
                     let error = CallError::new(WHAT, status);
                     debug!(subsystem_name = SUBSYSTEM, %error, status_code = code_name(error.status()),
                         status_message = error.status().message(), "Failed to fetch JWT SVID; retrying");
+                    *last = Some(error.into_status());
                     tokio::time::sleep(pauses.next()).await;
                 }
             }
@@ -70,11 +73,14 @@ impl JwtSource for ServerJwtSource {
             entry_id: entry.id.to_string(),
             audience: audience.to_vec(),
         };
-        let outcome = tokio::time::timeout(timeout, self.attempts(&request)).await;
+        let mut last = None;
+        let outcome = tokio::time::timeout(timeout, self.attempts(&request, &mut last)).await;
         let status = match outcome {
             Ok(Ok(svid)) => return parse(svid),
             Ok(Err(status)) => status,
-            Err(_) => Status::deadline_exceeded("context deadline exceeded"),
+            Err(_) => {
+                last.unwrap_or_else(|| Status::deadline_exceeded("context deadline exceeded"))
+            }
         };
         let error = CallError::new(WHAT, status);
         error!(subsystem_name = SUBSYSTEM, %error, status_code = code_name(error.status()),
