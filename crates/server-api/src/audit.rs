@@ -10,6 +10,7 @@ use bytes::Bytes;
 use http::{Response, request};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use steeple_net::tls::TlsPeer;
 use steeple_peer::Peer;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -23,12 +24,14 @@ pub(crate) struct Audit {
     enabled: bool,
 }
 
-/// The process behind a local call.
+/// Who is behind a call, as far as the connection tells.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Subject {
     uid: Option<u32>,
     gid: Option<u32>,
     path: Option<String>,
+    /// The address, of a remote caller.
+    addr: Option<String>,
 }
 
 impl Audit {
@@ -38,12 +41,19 @@ impl Audit {
 
     /// Looks at the caller's process before the call, while it surely lives.
     pub(crate) fn subject(self, head: &request::Parts) -> Subject {
-        let peer = head.extensions.get::<Peer>().filter(|_| self.enabled);
-        peer.map_or_else(Subject::default, |peer| Subject {
-            uid: Some(peer.uid()),
-            gid: Some(peer.gid()),
-            path: peer.exe().ok().map(|path| path.to_string_lossy().into_owned()),
-        })
+        let mut subject = Subject::default();
+        if !self.enabled {
+            return subject;
+        }
+        if let Some(peer) = head.extensions.get::<Peer>() {
+            subject.uid = Some(peer.uid());
+            subject.gid = Some(peer.gid());
+            subject.path = peer.exe().ok().map(|path| path.to_string_lossy().into_owned());
+        }
+        if let Some(peer) = head.extensions.get::<TlsPeer>() {
+            subject.addr = Some(peer.remote_addr().to_string());
+        }
+        subject
     }
 
     /// Records a call that was not let in.
@@ -60,6 +70,7 @@ impl Audit {
                 caller_uid = subject.uid,
                 caller_gid = subject.gid,
                 caller_path = subject.path.as_deref(),
+                caller_addr = subject.addr.as_deref(),
                 "API accessed"
             );
         }

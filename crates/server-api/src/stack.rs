@@ -169,17 +169,22 @@ impl Stack {
             AccessError::NoRule => Status::permission_denied(no_rule(row)),
             AccessError::Agent { fault, .. } => denied(*fault, no_rule(row)),
         };
-        tracing::error!(
-            subsystem_name = "api",
-            method = row.method(),
-            service = row.service(),
-            request_id,
-            caller_addr,
-            caller_id,
-            error = status.message(),
-            reason = reason(&refusal),
-            "Failed to authenticate caller"
-        );
+        let log = |error: Option<&str>, message: &str| {
+            tracing::error!(
+                subsystem_name = "api",
+                method = row.method(),
+                service = row.service(),
+                request_id,
+                caller_addr,
+                caller_id,
+                error,
+                "{message}"
+            );
+        };
+        if let Some(fault) = fault_line(&refusal) {
+            log(None, &fault);
+        }
+        log(Some(status.message()), "Failed to authenticate caller");
         Err(status)
     }
 }
@@ -189,7 +194,7 @@ fn no_rule(row: &Row) -> String {
 }
 
 /// What is wrong with an agent, in the words of upstream's log.
-fn reason(refusal: &AccessError) -> Option<String> {
+fn fault_line(refusal: &AccessError) -> Option<String> {
     let AccessError::Agent { fault, active_serial, used_serial, .. } = refusal else {
         return None;
     };

@@ -1,7 +1,6 @@
 //! SyncAuthorizedEntries: all at once when they fit a page; else revisions first, and then what
 //! the agent lacks (facts CH-12..CH-14).
 
-use std::collections::HashMap;
 use std::pin::Pin;
 use std::sync::Arc;
 
@@ -33,11 +32,28 @@ enum State {
     Idle(Requests, Wanted),
 }
 
-/// The entries by id, and the ids asked for that were not sent yet, last first.
+/// The entries, in order of id once somebody asked for one, and those that were asked for and not
+/// sent yet, last first.
 struct Wanted {
-    by_id: HashMap<String, Arc<Entry>>,
+    entries: Vec<Arc<Entry>>,
+    sorted: bool,
     mask: Option<types::EntryMask>,
-    pending: Vec<String>,
+    pending: Vec<Arc<Entry>>,
+}
+
+impl Wanted {
+    /// Each entry once and in order of id, however they were asked for.
+    fn ask(&mut self, mut ids: Vec<String>) {
+        if !self.sorted {
+            self.entries.sort_unstable_by(|a, b| a.entry_id.cmp(&b.entry_id));
+            self.sorted = true;
+        }
+        ids.sort_unstable_by(|a, b| b.cmp(a));
+        ids.dedup();
+        let place = |id: &String| self.entries.binary_search_by(|entry| entry.entry_id.cmp(id));
+        self.pending =
+            ids.iter().filter_map(|id| Some(Arc::clone(&self.entries[place(id).ok()?]))).collect();
+    }
 }
 
 /// Answers a stream of requests about `entries`.
@@ -110,8 +126,7 @@ fn revisions(
     let next = if end < entries.len() {
         State::Revisions(requests, entries, end, mask)
     } else {
-        let by_id = entries.into_iter().map(|entry| (entry.entry_id.clone(), entry)).collect();
-        State::Idle(requests, Wanted { by_id, mask, pending: Vec::new() })
+        State::Idle(requests, Wanted { entries, sorted: false, mask, pending: Vec::new() })
     };
     (Ok(response), Some(next))
 }
@@ -122,12 +137,8 @@ async fn idle(mut requests: Requests, mut wanted: Wanted) -> Step {
         None => None,
         Some(Err(status)) if status.code() == Code::Cancelled => None,
         Some(Err(status)) => Some((Err(status), None)),
-        Some(Ok(mut request)) => {
-            // Each entry once and in order of id, however they were asked for.
-            request.ids.sort_unstable_by(|a, b| b.cmp(a));
-            request.ids.dedup();
-            request.ids.retain(|id| wanted.by_id.contains_key(id));
-            wanted.pending = request.ids;
+        Some(Ok(request)) => {
+            wanted.ask(request.ids);
             Some(next_entries(requests, wanted))
         }
     }
@@ -139,12 +150,8 @@ fn next_entries(
 ) -> (Result<pb::SyncAuthorizedEntriesResponse, Status>, Option<State>) {
     let rest = wanted.pending.len().saturating_sub(PAGE);
     let batch = wanted.pending.split_off(rest);
-    let entries = batch
-        .iter()
-        .rev()
-        .filter_map(|id| wanted.by_id.get(id))
-        .map(|entry| entry_message(entry, wanted.mask.as_ref()))
-        .collect();
+    let entries =
+        batch.iter().rev().map(|entry| entry_message(entry, wanted.mask.as_ref())).collect();
     let more = !wanted.pending.is_empty();
     let response = pb::SyncAuthorizedEntriesResponse { entry_revisions: Vec::new(), entries, more };
     let next = if more { State::Entries(requests, wanted) } else { State::Idle(requests, wanted) };

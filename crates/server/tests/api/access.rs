@@ -4,8 +4,10 @@ use std::sync::Arc;
 
 use steeple_pki::x509::DistinguishedName;
 use steeple_pki::{Certificate, csr};
-use steeple_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use steeple_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
+use steeple_proto::spire::api::server::bundle::v1::{
+    BatchSetFederatedBundleRequest, GetBundleRequest,
+};
 use steeple_proto::spire::api::server::entry::v1 as entry_pb;
 use steeple_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use steeple_proto::spire::api::server::svid::v1 as svid_pb;
@@ -13,13 +15,16 @@ use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use steeple_proto::spire::api::types;
 use tonic::{Code, Status};
 
-use crate::support::{Agent, Running, csr_for, directory, entry, id, new_key, start};
+use crate::support::{Agent, Running, csr_for, directory, entry, id, new_key, start, start_for};
 
 /// An identity minted by the operator.
 async fn minted(server: &Running, path: &str) -> Agent {
+    minted_as(server, &format!("spiffe://example.org{path}"), path).await
+}
+
+async fn minted_as(server: &Running, uri: &str, path: &str) -> Agent {
     let key = new_key();
-    let uri = format!("spiffe://example.org{path}");
-    let csr = csr::create(&key, &DistinguishedName::default(), &[&uri]).unwrap();
+    let csr = csr::create(&key, &DistinguishedName::default(), &[uri]).unwrap();
     let request = svid_pb::MintX509svidRequest { csr: csr.into(), ttl: 0 };
     let response = SvidClient::new(server.local()).mint_x509svid(request).await.unwrap();
     let svid = response.into_inner().svid.unwrap();
@@ -112,6 +117,27 @@ async fn a_certificate_of_another_ca_authenticates_nobody() {
         !refused.message().contains("certificate signed by unknown authority"),
         "an agent would take the server's certificate for untrusted"
     );
+    other.stop().await;
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_admin_of_another_trust_domain_needs_its_bundle_and_to_be_named() {
+    let (other_directory, directory) = (directory(), directory());
+    let other = start_for("other.org", &other_directory, "").await;
+    let boss = minted_as(&other, "spiffe://other.org/boss", "/boss").await;
+    let clerk = minted_as(&other, "spiffe://other.org/clerk", "/clerk").await;
+    let server = start(&directory, r#"admin_ids = ["spiffe://other.org/boss"]"#).await;
+    let refused = count(&server, Some(&boss)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
+    assert_eq!(refused.message(), "no bundle found for trust domain \"other.org\"");
+
+    let foreign = types::Bundle { trust_domain: "other.org".to_owned(), ..other.bundle().await };
+    let set = BatchSetFederatedBundleRequest { bundle: vec![foreign], output_mask: None };
+    BundleClient::new(server.local()).batch_set_federated_bundle(set).await.unwrap();
+    assert_eq!(count(&server, Some(&boss)).await.unwrap(), 0);
+    let refused = count(&server, Some(&clerk)).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unauthenticated);
     other.stop().await;
     server.stop().await;
 }

@@ -50,6 +50,11 @@ pub(crate) fn directory() -> TempDir {
 
 /// Starts a server in `directory`; `extra` goes into its `server` block.
 pub(crate) async fn start(directory: &TempDir, extra: &str) -> Running {
+    start_for("example.org", directory, extra).await
+}
+
+/// Starts a server of some trust domain.
+pub(crate) async fn start_for(trust_domain: &str, directory: &TempDir, extra: &str) -> Running {
     let root = directory.path().to_owned();
     let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let data = root.join("data");
@@ -59,7 +64,7 @@ pub(crate) async fn start(directory: &TempDir, extra: &str) -> Running {
             bind_address = "127.0.0.1"
             bind_port = "{port}"
             socket_path = "{root}/s.sock"
-            trust_domain = "example.org"
+            trust_domain = "{trust_domain}"
             data_dir = "{data}"
             {extra}
         }}
