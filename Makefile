@@ -45,3 +45,11 @@ unit: ## Unit, property and integration tests
 interop: ## Other people's SPIFFE software against ours (Go, Python, Java with Maven)
 	cargo build --locked -p steeple-server -p steeple-agent
 	@interop/run
+
+bench: ## Speed and size of our own programs; BENCH_BIN='--bin label=folder ...' for others too
+	cargo build --locked --release -p steeple-server -p steeple-agent
+	cd bench && cargo run --locked --release -- $(BENCH_BIN) --bin steeple=../target/release $(ARGS)
+
+bench-quick: ## The load generator's short run: every call answered, every answer right
+	cargo build --locked --release -p steeple-server -p steeple-agent
+	cd bench && cargo run --locked --release -- $(BENCH_BIN) --bin steeple=../target/release --quick $(ARGS)

@@ -1,0 +1,178 @@
+//! The command line.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::error::{Error, Result};
+
+pub const HELP: &str = "\
+Measures spire-server and spire-agent of one or more folders, in alternation.
+
+  bench --bin [LABEL=]FOLDER [--bin [LABEL=]FOLDER ...] [options]
+
+  --bin [LABEL=]FOLDER  folder with spire-server and spire-agent; LABEL is the folder's
+                        name when not given. The first one is what others are compared to
+  --rounds N            times that everything is started and measured anew (5)
+  --seconds S           length of one load measurement (3)
+  --connections N       callers at once, a connection each (8)
+  --streams N           open streams whose memory is measured (1000)
+  --idle S              length of the idle measurement (10)
+  --changes N           entries that are followed to an open stream, per round (3)
+  --only A,B            scenarios: idle, streams, mint, fetch, propagation, entries (all)
+  --json FILE           write every figure of every round there
+  --limit S             give up after so many seconds (3600)
+  --quick               one short round that checks every answer; its figures mean little
+";
+
+/// One folder of binaries.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Bin {
+    pub label: String,
+    pub folder: PathBuf,
+}
+
+/// What to do.
+#[derive(Clone, Debug)]
+pub struct Args {
+    pub bins: Vec<Bin>,
+    pub rounds: usize,
+    pub load: Duration,
+    pub connections: usize,
+    pub streams: usize,
+    pub idle: Duration,
+    pub changes: usize,
+    pub only: Vec<String>,
+    pub json: Option<PathBuf>,
+    pub limit: Duration,
+    /// Of so many answers, one is verified to the last signature.
+    pub verify_every: u64,
+}
+
+pub const SCENARIOS: [&str; 6] = ["idle", "streams", "mint", "fetch", "propagation", "entries"];
+
+impl Args {
+    /// Reads the command line; `None` when it asks for help.
+    ///
+    /// # Errors
+    /// [`Error::Usage`].
+    pub fn parse(words: impl Iterator<Item = String>) -> Result<Option<Self>> {
+        let mut args = Self::full();
+        let mut words = words;
+        let mut bins = Vec::new();
+        while let Some(word) = words.next() {
+            let mut value =
+                || words.next().ok_or_else(|| Error::Usage(format!("{word} needs a value")));
+            match word.as_str() {
+                "-h" | "--help" => return Ok(None),
+                "--quick" => args = Self { json: args.json, only: args.only, ..Self::quick() },
+                "--bin" => bins.push(Bin::parse(&value()?)?),
+                "--rounds" => args.rounds = number(&word, &value()?, 1, 100)?,
+                "--seconds" => args.load = seconds(&word, &value()?, 60)?,
+                "--connections" => args.connections = number(&word, &value()?, 1, 1000)?,
+                "--streams" => args.streams = number(&word, &value()?, 1, 20_000)?,
+                "--idle" => args.idle = seconds(&word, &value()?, 600)?,
+                "--changes" => args.changes = number(&word, &value()?, 1, 100)?,
+                "--only" => args.only = scenarios(&value()?)?,
+                "--json" => args.json = Some(value()?.into()),
+                "--limit" => args.limit = seconds(&word, &value()?, 86_400)?,
+                _ => return Err(Error::Usage(format!("unknown option {word:?}"))),
+            }
+        }
+        if bins.is_empty() {
+            return Err(Error::Usage("no folder of binaries: --bin FOLDER".into()));
+        }
+        for (index, bin) in bins.iter().enumerate() {
+            if bins[..index].iter().any(|it| it.label == bin.label) {
+                let label = &bin.label;
+                return Err(Error::Usage(format!(
+                    "two folders called {label:?}: --bin LABEL=FOLDER"
+                )));
+            }
+        }
+        args.bins = bins;
+        Ok(Some(args))
+    }
+
+    /// Whether `scenario` is wanted.
+    pub fn wants(&self, scenario: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|it| it == scenario)
+    }
+
+    fn full() -> Self {
+        Self {
+            bins: Vec::new(),
+            rounds: 5,
+            load: Duration::from_secs(3),
+            connections: 8,
+            streams: 1000,
+            idle: Duration::from_secs(10),
+            changes: 3,
+            only: Vec::new(),
+            json: None,
+            limit: Duration::from_secs(3600),
+            verify_every: 200,
+        }
+    }
+
+    fn quick() -> Self {
+        Self {
+            rounds: 1,
+            load: Duration::from_millis(500),
+            connections: 4,
+            streams: 50,
+            idle: Duration::from_secs(1),
+            changes: 1,
+            limit: Duration::from_secs(300),
+            verify_every: 1,
+            ..Self::full()
+        }
+    }
+}
+
+impl Bin {
+    fn parse(text: &str) -> Result<Self> {
+        let (label, folder) = match text.split_once('=') {
+            Some((label, folder)) => (label.to_owned(), Path::new(folder)),
+            None => {
+                let folder = Path::new(text);
+                let name = folder.file_name().map(|it| it.to_string_lossy().into_owned());
+                (name.unwrap_or_else(|| text.to_owned()), folder)
+            }
+        };
+        let folder = folder.canonicalize().map_err(Error::io(format!("--bin {text}")))?;
+        for program in ["spire-server", "spire-agent"] {
+            if !folder.join(program).is_file() {
+                let folder = folder.display();
+                return Err(Error::Usage(format!("--bin {text}: no {program} in {folder}")));
+            }
+        }
+        Ok(Self { label, folder })
+    }
+}
+
+fn number(option: &str, value: &str, least: usize, most: usize) -> Result<usize> {
+    value.parse().ok().filter(|it| (least..=most).contains(it)).ok_or_else(|| {
+        Error::Usage(format!("{option} takes a number from {least} to {most}, not {value:?}"))
+    })
+}
+
+fn seconds(option: &str, value: &str, most: u32) -> Result<Duration> {
+    let number: Option<f64> = value.parse().ok();
+    number
+        .filter(|it| (0.1..=f64::from(most)).contains(it))
+        .map(Duration::from_secs_f64)
+        .ok_or_else(|| {
+            Error::Usage(format!("{option} takes seconds from 0.1 to {most}, not {value:?}"))
+        })
+}
+
+fn scenarios(value: &str) -> Result<Vec<String>> {
+    let chosen: Vec<String> = value.split(',').map(str::to_owned).collect();
+    match chosen.iter().find(|it| !SCENARIOS.contains(&it.as_str())) {
+        Some(unknown) => Err(Error::Usage(format!(
+            "no scenario {unknown:?}; there are {}",
+            SCENARIOS.join(", ")
+        ))),
+        None => Ok(chosen),
+    }
+}

@@ -1,0 +1,119 @@
+//! A load generator for SPIFFE servers and agents with SPIRE's interfaces: the same run measures
+//! several folders of binaries in alternation, and says how far its figures are to be believed.
+//!
+//! Not here: anything that the programs under test are made of, but for the generated messages and
+//! the code that checks answers.
+//!
+//! Start at `run`; the list of what is measured is `figures.rs`.
+
+mod args;
+mod check;
+mod deployment;
+mod error;
+mod figures;
+mod load;
+mod machine;
+mod process;
+mod report;
+mod scenario;
+mod stats;
+
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use args::{Args, SCENARIOS};
+use deployment::Deployment;
+use error::{Error, Result};
+use figures::Samples;
+use machine::Yardstick;
+use report::Report;
+use scenario::Context;
+
+fn main() -> ExitCode {
+    let done = match Args::parse(std::env::args().skip(1)) {
+        Ok(Some(args)) => measure(&args),
+        Ok(None) => {
+            print!("{}", args::HELP);
+            Ok(())
+        }
+        Err(error) => Err(error),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("bench: {error}");
+            ExitCode::from(if matches!(error, Error::Usage(_)) { 2 } else { 1 })
+        }
+    }
+}
+
+/// Runs until done, out of time, or told to stop; what was started ends with it in each case.
+fn measure(args: &Args) -> Result<()> {
+    process::limit_open_files(u64::MAX)?;
+    let runtime = tokio::runtime::Runtime::new().map_err(Error::io("runtime"))?;
+    let report = runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate()).map_err(Error::io("signals"))?;
+        tokio::select! {
+            done = tokio::time::timeout(args.limit, Box::pin(run(args))) => {
+                done.unwrap_or_else(|_| Err(Error::Limit(args.limit.as_secs())))
+            }
+            _ = tokio::signal::ctrl_c() => Err(Error::Stopped),
+            _ = terminate.recv() => Err(Error::Stopped),
+        }
+    })?;
+    print!("{}", report.table());
+    match &args.json {
+        Some(path) => report.write_json(path),
+        None => Ok(()),
+    }
+}
+
+async fn run(args: &Args) -> Result<Report<'_>> {
+    let folder = tempfile::tempdir().map_err(Error::io("temporary folder"))?;
+    let mut report = Report::begin(args);
+    let mut yardstick = Yardstick::new();
+    let floors = yardstick.floors(folder.path())?;
+    let mut samples = Samples::default();
+    for round in 0..args.rounds {
+        self::round(args, round, &mut samples, &mut yardstick).await?;
+    }
+    report.end(floors, yardstick, samples);
+    Ok(report)
+}
+
+/// Starts every folder's programs anew and takes one sample of everything, the folders in turn,
+/// from the first to the last or the other way round.
+async fn round(
+    args: &Args,
+    round: usize,
+    samples: &mut Samples,
+    yardstick: &mut Yardstick,
+) -> Result<()> {
+    let mut order: Vec<usize> = (0..args.bins.len()).collect();
+    if round % 2 == 1 {
+        order.reverse();
+    }
+    let mut deployments = Vec::new();
+    for &bin in &order {
+        let deployment = Deployment::start(&args.bins[bin]).await?;
+        samples.add(bin, "start.server", deployment.started.0);
+        samples.add(bin, "start.agent", deployment.started.1);
+        deployments.push((bin, deployment));
+    }
+    for scenario in SCENARIOS.into_iter().filter(|it| args.wants(it)) {
+        for (bin, deployment) in &mut deployments {
+            let label = &deployment.label;
+            eprintln!("round {} of {}: {scenario}: {label}", round + 1, args.rounds);
+            yardstick.burst();
+            let mut context = Context { args, samples: &mut *samples, bin: *bin };
+            scenario::run(scenario, deployment, &mut context).await?;
+        }
+    }
+    for (bin, deployment) in deployments {
+        samples.add(bin, "peak.server", scenario::idle::mib(deployment.server.memory()?.peak));
+        samples.add(bin, "peak.agent", scenario::idle::mib(deployment.agent.memory()?.peak));
+        deployment.stop();
+    }
+    Ok(())
+}

@@ -1,0 +1,153 @@
+//! A program under test: started, read through `/proc`, and never left behind.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use nix::sys::signal::{Signal, kill};
+use nix::time::{clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
+
+use crate::error::{Error, Result};
+
+/// How many files a service may have open where nobody configured more (systemd's default).
+const USUAL_OPEN_FILES: u64 = 1024;
+/// How long a program gets to end when asked to.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// A running program; killed when dropped.
+pub struct Process {
+    child: Child,
+    log: PathBuf,
+}
+
+/// What a process occupies. Memory in KiB.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Memory {
+    /// Resident.
+    pub rss: u64,
+    /// Resident, pages that other processes have too counted in proportion.
+    pub pss: u64,
+    /// Resident and backed by no file: heap and stacks.
+    pub anonymous: u64,
+    /// The most that was ever resident.
+    pub peak: u64,
+    pub threads: u64,
+    pub files: u64,
+}
+
+impl Process {
+    /// Starts `program` with both its outputs going to the file `log`. It is allowed as many open
+    /// files as services usually are, and dies with this process even if that is killed, where
+    /// there is a `setpriv` to ask for it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(program: &Path, arguments: &[&str], log: PathBuf) -> Result<Self> {
+        let out = fs::File::create(&log).map_err(Error::io(log.display().to_string()))?;
+        let err = out.try_clone().map_err(Error::io(log.display().to_string()))?;
+        let mut command = match Path::new("/usr/bin/setpriv") {
+            setpriv if setpriv.exists() => {
+                let mut command = Command::new(setpriv);
+                command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+                command
+            }
+            _ => Command::new(program),
+        };
+        command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(err);
+        limit_open_files(USUAL_OPEN_FILES)?;
+        let child = command.spawn().map_err(Error::io(program.display().to_string()));
+        limit_open_files(u64::MAX)?;
+        Ok(Self { child: child?, log })
+    }
+
+    /// Fails when it has ended.
+    ///
+    /// # Errors
+    /// [`Error::Process`] with the end of its log.
+    pub fn alive(&mut self) -> Result<()> {
+        match self.child.try_wait().map_err(Error::io("waiting for a process"))? {
+            None => Ok(()),
+            Some(status) => Err(self.failure(&format!("ended: {status}"))),
+        }
+    }
+
+    /// An error that tells what it logged last.
+    pub fn failure(&self, what: &str) -> Error {
+        let log = fs::read_to_string(&self.log).unwrap_or_default();
+        let lines: Vec<&str> = log.lines().collect();
+        let log = lines[lines.len().saturating_sub(15)..].join("\n");
+        Error::Process { what: format!("{}: {what}", self.log.display()), log }
+    }
+
+    /// The CPU time that all its threads have used: utime + stime of `/proc/PID/stat`, in
+    /// nanoseconds instead of ticks.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn cpu(&self) -> Result<Duration> {
+        let pid = Pid::from_raw(self.child.id().cast_signed());
+        let time = clock_getcpuclockid(pid).and_then(clock_gettime);
+        time.map(Duration::from).map_err(|error| self.failure(&format!("CPU time: {error}")))
+    }
+
+    /// What it occupies now.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn memory(&self) -> Result<Memory> {
+        let folder = PathBuf::from(format!("/proc/{}", self.child.id()));
+        let read = |name: &str| {
+            let path = folder.join(name);
+            fs::read_to_string(&path).map_err(Error::io(path.display().to_string()))
+        };
+        let (status, rollup) = (read("status")?, read("smaps_rollup")?);
+        let files = fs::read_dir(folder.join("fd")).map_err(Error::io("/proc/PID/fd"))?.count();
+        Ok(Memory {
+            rss: field(&status, "VmRSS:"),
+            pss: field(&rollup, "Pss:"),
+            anonymous: field(&status, "RssAnon:"),
+            peak: field(&status, "VmHWM:"),
+            threads: field(&status, "Threads:"),
+            files: files as u64,
+        })
+    }
+
+    /// Asks it to end, and sees to it that it does.
+    pub fn stop(&mut self) {
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        let end = Instant::now() + GRACE;
+        while Instant::now() < end {
+            if !matches!(self.child.try_wait(), Ok(None)) {
+                return;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// Sets how many files this process and those it starts may have open, up to the hard limit.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn limit_open_files(wanted: u64) -> Result<()> {
+    getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, wanted.min(hard), hard))
+        .map_err(|error| Error::io("limit of open files")(error.into()))
+}
+
+/// The number after `name` in a file of `/proc`.
+fn field(text: &str, name: &str) -> u64 {
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    line.and_then(|it| it.split_whitespace().next()).and_then(|it| it.parse().ok()).unwrap_or(0)
+}
