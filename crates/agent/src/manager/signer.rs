@@ -144,4 +144,5 @@ fn is_for(chain: &[Certificate], key: &PrivateKey) -> bool {
 const FIRST_PAUSE: Duration = Duration::from_millis(500);
 const LAST_PAUSE: Duration = Duration::from_secs(4 * 60);
 const SHORTEST_RENEWAL: Duration = Duration::from_secs(1);
-const SHORTEST_SLEEP: Duration = Duration::from_millis(100);
+/// Renewals that fall due within it go into one batch.
+const SHORTEST_SLEEP: Duration = Duration::from_millis(500);
