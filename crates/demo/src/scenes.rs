@@ -31,6 +31,7 @@ impl Stage {
         self.screen.title("Steeple: identities for programs, from nothing but who they are")?;
         let kept = if self.place.kept { ", kept from an earlier run" } else { "" };
         self.screen.note(&format!("State and logs: {}{kept}", self.place.root.display()))?;
+        self.screen.note("Commands are shown without -socketPath; step 8 has them in full.")?;
         self.server().await?;
         self.agent().await?;
         let entries = self.entries().await?;
