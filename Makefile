@@ -10,7 +10,7 @@ ARGS ?=
 STATE_DIR ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help run build test check unit interop fmt bench bench-quick
+.PHONY: help run build test check unit interop fmt bench bench-quick fuzz
 
 help: ## Says what there is
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  make \1\t\2/p' $(MAKEFILE_LIST) | expand -t 22
@@ -53,3 +53,7 @@ bench: ## Speed and size of our own programs; BENCH_BIN='--bin label=folder ...'
 bench-quick: ## The load generator's short run: every call answered, every answer right
 	cargo build --locked --release -p steeple-server -p steeple-agent
 	cd bench && cargo run --locked --release -- $(BENCH_BIN) --bin steeple=../target/release --quick $(ARGS)
+
+fuzz: ## Every fuzz target for half a minute (needs a nightly toolchain and cargo-fuzz)
+	@cd fuzz && for target in $$(cargo fuzz list); do \
+	   echo "== $$target" && cargo fuzz run $$target -- -max_total_time=30 || exit 1; done
