@@ -165,9 +165,12 @@ pub fn verify_path(
     authorities: &[Certificate],
     now: SystemTime,
 ) -> Result<(), VerifyError> {
-    // webpki takes anchors at their word, so those out of their time are kept from it.
-    let (valid, out_of_time): (Vec<_>, Vec<_>) =
-        authorities.iter().partition(|authority| authority.is_valid_at(now));
+    // webpki takes anchors at their word, so those that are no CA or out of their time are kept
+    // from it.
+    let (valid, out_of_time): (Vec<_>, Vec<_>) = authorities
+        .iter()
+        .filter(|authority| may_sign(authority))
+        .partition(|authority| authority.is_valid_at(now));
     let result = webpki_path(leaf, intermediates, &valid, now);
     if !matches!(result, Err(VerifyError::UnknownAuthority)) {
         return result;
@@ -180,6 +183,12 @@ pub fn verify_path(
         }
     }
     result
+}
+
+/// Whether an authority is one: a bundle may hold any certificate that somebody appended to it.
+fn may_sign(authority: &Certificate) -> bool {
+    authority.is_ca()
+        && authority.key_usage().is_none_or(|usage| usage.contains(KeyUsage::KEY_CERT_SIGN))
 }
 
 fn webpki_path(

@@ -123,6 +123,21 @@ async fn an_unknown_authority_is_called_what_agents_look_for() {
 }
 
 #[tokio::test]
+async fn a_certificate_in_the_bundle_that_is_no_ca_vouches_for_nobody() {
+    let leafy = Ca::root(|template| {
+        template.ca = false;
+        template.key_usage = KeyUsage::SVID;
+    })
+    .await;
+    let silent = Ca::root(|template| template.key_usage = KeyUsage::CRL_SIGN).await;
+    for ca in [leafy, silent] {
+        let leaf = ca.leaf(unchanged).await;
+        let refused = x509_svid(&[leaf], &roots(&[&ca]), now());
+        assert!(matches!(refused, Err(VerifyError::UnknownAuthority)), "{refused:?}");
+    }
+}
+
+#[tokio::test]
 async fn another_trust_domain_is_not_vouched_for() {
     let root = Ca::root(unchanged).await;
     let leaf = root.leaf(|it| it.uri_sans = vec!["spiffe://elsewhere.org/web".into()]).await;
