@@ -133,6 +133,12 @@ pub async fn an_entry_that_breaks_a_rule_is_refused_in_spires_words(store: AnySt
     let text =
         "datastore-validation: specifying cache behaviour is incompatible with storable SVIDs";
     assert_eq!(refused, StoreError::Invalid(text.into()));
+    // An update may, as in SPIRE.
+    let stored = NewEntry { store_svid: true, ..new_entry("/stored", &["a:1"]) };
+    let stored = store.create_entry(stored).await.unwrap();
+    let both = EntryUpdate { disable_x509_svid_prefetch: Some(true), ..EntryUpdate::default() };
+    let stored = store.update_entry(&stored.entry_id, both).await.unwrap();
+    assert!(stored.store_svid && stored.disable_x509_svid_prefetch);
     let long = NewEntry { entry_id: Some("x".repeat(255)), ..good() };
     assert_eq!(store.create_entry(long).await.unwrap().entry_id.len(), 255);
 }

@@ -165,9 +165,7 @@ pub(super) async fn update(
     else {
         return Err(StoreError::not_found());
     };
-    let touches_storing = update.store_svid.is_some()
-        || update.selectors.is_some()
-        || update.disable_x509_svid_prefetch.is_some();
+    let touches_storing = update.store_svid.is_some() || update.selectors.is_some();
 
     let mut statement = Query::update();
     statement
@@ -208,11 +206,7 @@ pub(super) async fn update(
     set(&mut entry.store_svid, update.store_svid);
     set(&mut entry.hint, update.hint);
     if touches_storing {
-        entry_rules::check_storable(
-            entry.store_svid,
-            entry.disable_x509_svid_prefetch,
-            &entry.selectors,
-        )?;
+        entry_rules::check_storable(entry.store_svid, &entry.selectors)?;
     }
     entry.revision_number += 1;
     statement

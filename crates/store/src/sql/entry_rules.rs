@@ -10,7 +10,13 @@ const MAX_ENTRY_ID: usize = 255;
 
 pub(super) fn check_new(entry: &NewEntry) -> Result<(), StoreError> {
     check_selectors(&entry.selectors)?;
-    check_storable(entry.store_svid, entry.disable_x509_svid_prefetch, &entry.selectors)?;
+    // Of updates SPIRE does not ask this, so entries with both exist.
+    if entry.store_svid && entry.disable_x509_svid_prefetch {
+        return Err(StoreError::validation(
+            "specifying cache behaviour is incompatible with storable SVIDs",
+        ));
+    }
+    check_storable(entry.store_svid, &entry.selectors)?;
     check_entry_id(entry.entry_id.as_deref().unwrap_or_default())?;
     check_ttls(entry.x509_svid_ttl, entry.jwt_svid_ttl)
 }
@@ -23,18 +29,9 @@ pub(super) fn check_update(update: &EntryUpdate) -> Result<(), StoreError> {
 }
 
 /// An entry whose SVID goes to a store: the store is named by the one type of its selectors.
-pub(super) fn check_storable(
-    store_svid: bool,
-    disable_x509_svid_prefetch: bool,
-    selectors: &[Selector],
-) -> Result<(), StoreError> {
+pub(super) fn check_storable(store_svid: bool, selectors: &[Selector]) -> Result<(), StoreError> {
     if !store_svid {
         return Ok(());
-    }
-    if disable_x509_svid_prefetch {
-        return Err(StoreError::validation(
-            "specifying cache behaviour is incompatible with storable SVIDs",
-        ));
     }
     if selectors.iter().any(|selector| selector.kind != selectors[0].kind) {
         return Err(StoreError::validation(
