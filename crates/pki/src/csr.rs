@@ -4,7 +4,7 @@ use thiserror::Error;
 
 use crate::der::{self, DerError, Reader};
 use crate::keys::{
-    BadSignature, KeyError, PrivateKey, PublicKey, SignError, SignatureAlgorithm, Signer,
+    KeyError, KeyKind, PrivateKey, PublicKey, SignError, SignatureAlgorithm, Signer,
 };
 use crate::oid;
 use crate::x509::{DistinguishedName, parse_subject_alt_names, put_extension};
@@ -33,10 +33,21 @@ pub enum CsrError {
     UnsupportedAlgorithm,
     /// The requester did not prove that it has the private key.
     #[error("failed to verify CSR signature")]
-    Signature(#[from] BadSignature),
+    Signature(#[from] UnprovenKey),
     /// The request could not be signed.
     #[error("failed to sign CSR: {0}")]
     Sign(#[from] SignError),
+}
+
+/// A signature that the request's key did not make, in the words of Go's crypto/x509.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum UnprovenKey {
+    /// The key is an elliptic one.
+    #[error("x509: ECDSA verification failure")]
+    Ecdsa,
+    /// The key is an RSA key.
+    #[error("crypto/rsa: verification error")]
+    Rsa,
 }
 
 /// A request whose signature was verified: whoever made it has the private key.
@@ -80,7 +91,10 @@ impl Csr {
         let public_key = PublicKey::from_spki_der(spki)?;
         let algorithm =
             SignatureAlgorithm::from_identifier(algorithm).ok_or(CsrError::UnsupportedAlgorithm)?;
-        public_key.verify(algorithm, info.raw, signature)?;
+        if public_key.verify(algorithm, info.raw, signature).is_err() {
+            let rsa = matches!(public_key.kind(), KeyKind::Rsa(_));
+            return Err(if rsa { UnprovenKey::Rsa } else { UnprovenKey::Ecdsa }.into());
+        }
         Ok(Self { public_key, subject: subject.to_vec(), uris, dns_names, other_names })
     }
 

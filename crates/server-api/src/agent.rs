@@ -6,11 +6,12 @@ use std::sync::Arc;
 
 use steeple_proto::spire::api::server::agent::v1 as pb;
 use steeple_proto::spire::api::types;
-use steeple_server_core::agents::{AgentSvid, Agents, JoinTokenRequest, RawNodeFilter};
+use steeple_server_core::agents::{AgentError, AgentSvid, Agents, JoinTokenRequest, RawNodeFilter};
+use steeple_server_core::ids::RawId;
 use steeple_server_core::time::parse_filter_time;
 use tonic::{Code, Request, Response, Status, Streaming};
 
-use crate::call::{Call, log_call};
+use crate::call::{About, Call, log_call};
 use crate::convert::{
     self, UnknownMatch, agent_message, count, raw_id, selector_match, x509_svid_message,
 };
@@ -85,7 +86,7 @@ impl pb::agent_server::Agent for AgentService {
         let request = request.into_inner();
         let id = request.id.map(raw_id);
         let node = self.agents.get(call.operator()?, id.as_ref()).await;
-        let node = node.map_err(|error| call.fail(&error))?;
+        let node = node.map_err(|error| fail_of(&call, &error, id.as_ref()))?;
         Ok(Response::new(agent_message(&node, request.output_mask.as_ref())))
     }
 
@@ -96,7 +97,7 @@ impl pb::agent_server::Agent for AgentService {
         let call = Call::of(&request)?;
         let id = request.into_inner().id.map(raw_id);
         let deleted = self.agents.delete(call.operator()?, id.as_ref()).await;
-        let id = deleted.map_err(|error| call.fail(&error))?;
+        let id = deleted.map_err(|error| fail_of(&call, &error, id.as_ref()))?;
         log_call!(info, call, { spiffe_id = %id, }, "Agent deleted");
         Ok(Response::new(()))
     }
@@ -108,7 +109,7 @@ impl pb::agent_server::Agent for AgentService {
         let call = Call::of(&request)?;
         let id = request.into_inner().id.map(raw_id);
         let banned = self.agents.ban(call.operator()?, id.as_ref()).await;
-        let id = banned.map_err(|error| call.fail(&error))?;
+        let id = banned.map_err(|error| fail_of(&call, &error, id.as_ref()))?;
         log_call!(info, call, { spiffe_id = %id, }, "Agent banned");
         Ok(Response::new(()))
     }
@@ -160,7 +161,8 @@ impl pb::agent_server::Agent for AgentService {
         let version = request.into_inner().agent_version;
         let agent = call.agent()?;
         let posted = self.agents.post_status(agent, &version).await;
-        posted.map_err(|error| call.fail(&error))?;
+        let about = About { spiffe_id: Some(agent.id().as_str()), ..About::default() };
+        posted.map_err(|error| call.fail_about(&error, about))?;
         if !version.is_empty() {
             let fields = (agent.id(), version);
             log_call!(
@@ -172,6 +174,13 @@ impl pb::agent_server::Agent for AgentService {
         }
         Ok(Response::new(pb::PostStatusResponse {}))
     }
+}
+
+/// Fails a call about one agent, and says in the log which, unless that is what was wrong.
+fn fail_of(call: &Call, error: &AgentError, id: Option<&RawId>) -> Status {
+    let id = id.filter(|_| !matches!(error, AgentError::Id(_)));
+    let id = id.map(|id| format!("spiffe://{}{}", id.trust_domain, id.path));
+    call.fail_about(error, About { spiffe_id: id.as_deref(), ..About::default() })
 }
 
 fn svid_message(svid: &AgentSvid) -> types::X509svid {

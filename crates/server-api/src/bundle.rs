@@ -7,7 +7,7 @@ use steeple_server_core::bundles::Bundles;
 use steeple_store::model::DeleteMode;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Call, log_call};
+use crate::call::{About, Call, log_call};
 use crate::convert::{
     self, bundle_fields, bundle_message, count, jwt_key_message, raw_bundle, raw_jwt_authority,
 };
@@ -49,7 +49,8 @@ impl pb::bundle_server::Bundle for BundleService {
         let x509: Vec<_> = request.x509_authorities.into_iter().map(|cert| cert.asn1).collect();
         let jwt: Vec<_> = request.jwt_authorities.into_iter().map(raw_jwt_authority).collect();
         let appended = self.bundles.append(call.operator()?, &x509, &jwt).await;
-        let bundle = appended.map_err(|error| call.fail(&error))?;
+        let home = self.bundles.trust_domain().as_str();
+        let bundle = appended.map_err(|error| call.fail_about(&error, about(home)))?;
         Ok(Response::new(bundle_message(&bundle, request.output_mask.as_ref())))
     }
 
@@ -69,8 +70,9 @@ impl pb::bundle_server::Bundle for BundleService {
         &self,
         request: Request<pb::PublishWitAuthorityRequest>,
     ) -> Result<Response<pb::PublishWitAuthorityResponse>, Status> {
-        Call::of(&request)?.downstream()?;
-        Err(Status::unimplemented("WIT-SVID functionality is not yet implemented"))
+        let call = Call::of(&request)?;
+        call.downstream()?;
+        Err(call.refuse(Status::unimplemented("WIT-SVID functionality is not yet implemented")))
     }
 
     async fn list_federated_bundles(
@@ -96,7 +98,8 @@ impl pb::bundle_server::Bundle for BundleService {
         let call = Call::of(&request)?;
         let request = request.into_inner();
         let found = self.bundles.federated(&call.reader()?, &request.trust_domain).await;
-        let bundle = found.map_err(|error| call.fail(&error))?;
+        let about = about(&request.trust_domain);
+        let bundle = found.map_err(|error| call.fail_about(&error, about))?;
         Ok(Response::new(bundle_message(&bundle, request.output_mask.as_ref())))
     }
 
@@ -108,8 +111,14 @@ impl pb::bundle_server::Bundle for BundleService {
         let request = request.into_inner();
         let mut results = Vec::with_capacity(request.bundle.len());
         for bundle in request.bundle {
-            let created = self.bundles.create(call.operator()?, &raw_bundle(bundle)).await;
-            let (status, bundle) = outcome(&call, created, request.output_mask.as_ref());
+            let bundle = raw_bundle(bundle);
+            let created = self.bundles.create(call.operator()?, &bundle).await;
+            if let Ok(created) = &created {
+                let trust_domain_id = created.trust_domain.as_str();
+                log_call!(debug, call, { trust_domain_id, }, "Federated bundle created");
+            }
+            let (status, bundle) =
+                outcome(&call, &bundle.trust_domain, created, request.output_mask.as_ref());
             results.push(pb::batch_create_federated_bundle_response::Result { status, bundle });
         }
         Ok(Response::new(pb::BatchCreateFederatedBundleResponse { results }))
@@ -126,7 +135,12 @@ impl pb::bundle_server::Bundle for BundleService {
         for bundle in request.bundle {
             let bundle = raw_bundle(bundle);
             let updated = self.bundles.update(call.operator()?, &bundle, fields).await;
-            let (status, bundle) = outcome(&call, updated, request.output_mask.as_ref());
+            if let Ok(updated) = &updated {
+                let trust_domain_id = updated.trust_domain.as_str();
+                log_call!(debug, call, { trust_domain_id, }, "Federated bundle updated");
+            }
+            let (status, bundle) =
+                outcome(&call, &bundle.trust_domain, updated, request.output_mask.as_ref());
             results.push(pb::batch_update_federated_bundle_response::Result { status, bundle });
         }
         Ok(Response::new(pb::BatchUpdateFederatedBundleResponse { results }))
@@ -143,10 +157,10 @@ impl pb::bundle_server::Bundle for BundleService {
             let trust_domain = bundle.trust_domain.clone();
             let set = self.bundles.set(call.operator()?, &raw_bundle(bundle)).await;
             if set.is_ok() {
-                let fields = { trust_domain };
-                log_call!(info, call, { trust_domain_id = fields, }, "Bundle set successfully");
+                let trust_domain_id = trust_domain.as_str();
+                log_call!(info, call, { trust_domain_id, }, "Bundle set successfully");
             }
-            let (status, bundle) = outcome(&call, set, request.output_mask.as_ref());
+            let (status, bundle) = outcome(&call, &trust_domain, set, request.output_mask.as_ref());
             results.push(pb::batch_set_federated_bundle_response::Result { status, bundle });
         }
         Ok(Response::new(pb::BatchSetFederatedBundleResponse { results }))
@@ -158,21 +172,22 @@ impl pb::bundle_server::Bundle for BundleService {
     ) -> Result<Response<pb::BatchDeleteFederatedBundleResponse>, Status> {
         let call = Call::of(&request)?;
         let request = request.into_inner();
-        let mode = match Mode::try_from(request.mode) {
-            Ok(Mode::Restrict) => DeleteMode::Restrict,
-            Ok(Mode::Delete) => DeleteMode::Delete,
-            Ok(Mode::Dissociate) => DeleteMode::Dissociate,
+        let (mode, mode_name) = match Mode::try_from(request.mode) {
+            Ok(mode @ Mode::Restrict) => (DeleteMode::Restrict, mode.as_str_name()),
+            Ok(mode @ Mode::Delete) => (DeleteMode::Delete, mode.as_str_name()),
+            Ok(mode @ Mode::Dissociate) => (DeleteMode::Dissociate, mode.as_str_name()),
             Err(_unknown) => {
                 let number = request.mode;
-                return Err(Status::invalid_argument(format!(
+                return Err(call.refuse(Status::invalid_argument(format!(
                     "failed to parse deletion mode: unhandled delete mode \"{number}\""
-                )));
+                ))));
             }
         };
         let mut results = Vec::with_capacity(request.trust_domains.len());
         for trust_domain in request.trust_domains {
             let deleted = self.bundles.delete(call.operator()?, &trust_domain, mode).await;
-            let status = deleted.map_or_else(|error| call.fail_item(&error), |()| ok());
+            let about = About { delete_mode: Some(mode_name), ..about(&trust_domain) };
+            let status = deleted.map_or_else(|error| call.fail_item(&error, about), |()| ok());
             results.push(pb::batch_delete_federated_bundle_response::Result {
                 status: Some(status),
                 trust_domain,
@@ -182,14 +197,19 @@ impl pb::bundle_server::Bundle for BundleService {
     }
 }
 
+fn about(trust_domain: &str) -> About<'_> {
+    About { trust_domain_id: Some(trust_domain), ..About::default() }
+}
+
 /// What a batch says of one bundle.
 fn outcome(
     call: &Call,
+    trust_domain: &str,
     result: Result<steeple_pki::Bundle, steeple_server_core::bundles::BundleError>,
     mask: Option<&types::BundleMask>,
 ) -> (Option<types::Status>, Option<types::Bundle>) {
     match result {
         Ok(bundle) => (Some(ok()), Some(bundle_message(&bundle, mask))),
-        Err(error) => (Some(call.fail_item(&error)), None),
+        Err(error) => (Some(call.fail_item(&error, about(trust_domain))), None),
     }
 }

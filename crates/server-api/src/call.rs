@@ -8,11 +8,15 @@ use steeple_runtime::Clock;
 use steeple_server_core::access::{
     AgentCaller, Caller, DownstreamCaller, Operator, Permit, Reader,
 };
+use steeple_store::StoreError;
 use tonic::{Code, Request, Status};
 
 use crate::limit::{LimitError, Limits, Toll};
 use crate::status::Answer;
 use crate::table::Row;
+
+/// The longest text of a caller that the log repeats: a SPIFFE ID fits.
+const MAX_SHOWN: usize = 2048;
 
 /// What the stack found out about a call. Handlers get it from the request.
 #[derive(Clone)]
@@ -28,6 +32,17 @@ pub(crate) struct Facts {
     pub(crate) clock: Arc<dyn Clock>,
     /// When the client stops waiting.
     pub(crate) deadline: Option<Instant>,
+}
+
+/// What an error is about: more fields for its line in the log, by upstream's names.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct About<'a> {
+    pub(crate) agent_id: Option<&'a str>,
+    pub(crate) delete_mode: Option<&'a str>,
+    pub(crate) entry_id: Option<&'a str>,
+    pub(crate) node_attestor_type: Option<&'a str>,
+    pub(crate) spiffe_id: Option<&'a str>,
+    pub(crate) trust_domain_id: Option<&'a str>,
 }
 
 /// Logs an event of a call, with all that is known of the call.
@@ -137,30 +152,76 @@ impl Call {
 
     /// Logs an error and makes it the call's status.
     pub(crate) fn fail(&self, error: &impl Answer) -> Status {
-        self.log_error(error);
+        self.fail_about(error, About::default())
+    }
+
+    /// As [`Self::fail`], for an error about something.
+    pub(crate) fn fail_about(&self, error: &impl Answer, about: About<'_>) -> Status {
+        self.log_error(error, about);
         error.status()
     }
 
     /// Logs an error and makes it the status of one item of a batch.
-    pub(crate) fn fail_item(&self, error: &impl Answer) -> types::Status {
-        self.log_error(error);
+    pub(crate) fn fail_item(&self, error: &impl Answer, about: About<'_>) -> types::Status {
+        self.log_error(error, about);
         error.item()
     }
 
-    fn log_error(&self, error: &impl Answer) {
-        let reason = error.source().map(ToString::to_string);
-        match error.code() {
-            Code::InvalidArgument => {
-                log_call!(error, self, { error = reason, }, "Invalid argument: {error}");
-            }
-            Code::NotFound => {
-                log_call!(error, self, {}, "{}", capitalized(&error.to_string()));
-            }
-            _ => {
-                log_call!(error, self, { error = reason, }, "{}", capitalized(&error.to_string()));
-            }
+    /// Logs a status that no use case has an error for, and returns it.
+    pub(crate) fn refuse(&self, status: Status) -> Status {
+        let text = status.message();
+        match status.code() {
+            Code::InvalidArgument => log_call!(error, self, {}, "Invalid argument: {text}"),
+            _ => log_call!(error, self, {}, "{}", capitalized(text)),
         }
+        status
     }
+
+    fn log_error(&self, error: &impl Answer, about: About<'_>) {
+        let reason = match error.code() {
+            Code::NotFound => None,
+            _ => error.source().map(reason),
+        };
+        let invalid = error.code() == Code::InvalidArgument;
+        let message = error.to_string();
+        let message =
+            if invalid { format!("Invalid argument: {message}") } else { capitalized(&message) };
+        log_call!(
+            error,
+            self,
+            {
+                error = reason,
+                agent_id = about.agent_id.map(shown),
+                delete_federated_bundle_mode = about.delete_mode,
+                entry_id = about.entry_id.map(shown),
+                node_attestor_type = about.node_attestor_type.map(shown),
+                spiffe_id = about.spiffe_id.map(shown),
+                trust_domain_id = about.trust_domain_id.map(shown),
+            },
+            "{message}"
+        );
+    }
+}
+
+/// A reason as upstream's log has it: that of the datastore is a status there.
+fn reason(source: &(dyn std::error::Error + 'static)) -> String {
+    let text = source.to_string();
+    let code = match source.downcast_ref::<StoreError>() {
+        Some(StoreError::AlreadyExists(_)) => "AlreadyExists",
+        Some(StoreError::Invalid(_)) => "InvalidArgument",
+        Some(StoreError::Precondition(_)) => "FailedPrecondition",
+        _ => return text,
+    };
+    if text.contains("rpc error: ") {
+        text
+    } else {
+        format!("rpc error: code = {code} desc = {text}")
+    }
+}
+
+/// As much of a caller's words as the log repeats.
+fn shown(text: &str) -> &str {
+    &text[..text.floor_char_boundary(MAX_SHOWN)]
 }
 
 /// A refusal by a limit.

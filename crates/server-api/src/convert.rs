@@ -30,6 +30,11 @@ pub(crate) fn raw_id(id: types::Spiffeid) -> RawId {
     RawId { trust_domain: id.trust_domain, path: id.path }
 }
 
+/// An ID as it came, for the log.
+pub(crate) fn id_text(id: &Option<types::Spiffeid>) -> String {
+    id.as_ref().map_or_else(String::new, |id| format!("spiffe://{}{}", id.trust_domain, id.path))
+}
+
 pub(crate) fn id_message(id: &SpiffeId) -> types::Spiffeid {
     types::Spiffeid { trust_domain: id.trust_domain_name().to_owned(), path: id.path().to_owned() }
 }

@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use steeple_proto::spire::api::server::entry::v1 as pb;
 use steeple_proto::spire::api::types;
-use steeple_server_core::entries::{Entries, RawEntryFilter};
+use steeple_server_core::entries::{Entries, EntryError, RawEntryFilter};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::call::Call;
+use crate::call::{About, Call};
 use crate::convert::{
-    self, UnknownMatch, count, entry_draft, entry_fields, entry_message, match_behavior, raw_id,
-    selector_match,
+    self, UnknownMatch, count, entry_draft, entry_fields, entry_message, id_text, match_behavior,
+    raw_id, selector_match,
 };
 use crate::status::ok;
 
@@ -70,7 +70,7 @@ impl pb::entry_server::Entry for EntryService {
         let call = Call::of(&request)?;
         let request = request.into_inner();
         let entry = self.entries.get(call.operator()?, &request.id).await;
-        let entry = entry.map_err(|error| call.fail(&error))?;
+        let entry = entry.map_err(|error| call.fail_about(&error, about_entry(&request.id)))?;
         Ok(Response::new(entry_message(&entry, request.output_mask.as_ref())))
     }
 
@@ -81,19 +81,24 @@ impl pb::entry_server::Entry for EntryService {
         let call = Call::of(&request)?;
         let request = request.into_inner();
         let mask = request.output_mask.as_ref();
+        let ids: Vec<_> = request.entries.iter().map(|entry| id_text(&entry.spiffe_id)).collect();
         let drafts = request.entries.into_iter().map(entry_draft).collect();
         let results = self.entries.create(call.operator()?, drafts).await;
         let results = results
             .into_iter()
-            .map(|result| match result {
+            .zip(&ids)
+            .map(|(result, spiffe_id)| match result {
                 Ok(created) => pb::batch_create_entry_response::Result {
                     status: Some(if created.existed { similar_exists() } else { ok() }),
                     entry: Some(entry_message(&created.entry, mask)),
                 },
-                Err(error) => pb::batch_create_entry_response::Result {
-                    status: Some(call.fail_item(&error)),
-                    entry: None,
-                },
+                Err(error) => {
+                    // An ID that was not understood is in the error's own words.
+                    let known = matches!(error, EntryError::Create(_)).then_some(spiffe_id);
+                    let about = About { spiffe_id: known.map(String::as_str), ..About::default() };
+                    let status = Some(call.fail_item(&error, about));
+                    pb::batch_create_entry_response::Result { status, entry: None }
+                }
             })
             .collect();
         Ok(Response::new(pb::BatchCreateEntryResponse { results }))
@@ -107,17 +112,19 @@ impl pb::entry_server::Entry for EntryService {
         let request = request.into_inner();
         let mask = request.output_mask.as_ref();
         let fields = entry_fields(request.input_mask.as_ref());
+        let ids: Vec<_> = request.entries.iter().map(|entry| entry.id.clone()).collect();
         let drafts = request.entries.into_iter().map(entry_draft).collect();
         let results = self.entries.update(call.operator()?, drafts, &fields).await;
         let results = results
             .into_iter()
-            .map(|result| match result {
+            .zip(&ids)
+            .map(|(result, id)| match result {
                 Ok(entry) => pb::batch_update_entry_response::Result {
                     status: Some(ok()),
                     entry: Some(entry_message(&entry, mask)),
                 },
                 Err(error) => pb::batch_update_entry_response::Result {
-                    status: Some(call.fail_item(&error)),
+                    status: Some(call.fail_item(&error, about_entry(id))),
                     entry: None,
                 },
             })
@@ -136,7 +143,9 @@ impl pb::entry_server::Entry for EntryService {
             .into_iter()
             .zip(results)
             .map(|(id, result)| pb::batch_delete_entry_response::Result {
-                status: Some(result.map_or_else(|error| call.fail_item(&error), |()| ok())),
+                status: Some(
+                    result.map_or_else(|error| call.fail_item(&error, about_entry(&id)), |()| ok()),
+                ),
                 id,
             })
             .collect();
@@ -164,6 +173,10 @@ impl pb::entry_server::Entry for EntryService {
         let entries = self.entries.authorized(call.agent()?, call.now());
         Ok(Response::new(sync::answers(request.into_inner(), entries)))
     }
+}
+
+fn about_entry(id: &str) -> About<'_> {
+    About { entry_id: Some(id), ..About::default() }
 }
 
 fn similar_exists() -> types::Status {

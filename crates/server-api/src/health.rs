@@ -25,7 +25,8 @@ impl Health for HealthService {
         let call = Call::of(&request)?;
         call.operator()?;
         if !request.get_ref().service.is_empty() {
-            return Err(Status::invalid_argument("per-service health is not supported"));
+            let status = Status::invalid_argument("per-service health is not supported");
+            return Err(call.refuse(status));
         }
         let reason = match self.bundles.own(call.now()).await {
             Ok(_bundle) => None,

@@ -34,10 +34,12 @@ impl pb::logger_server::Logger for LoggerService {
         let level = match LogLevel::try_from(request.get_ref().new_level) {
             Ok(LogLevel::Unspecified) => {
                 let text = "newLevel value cannot be LogLevel_UNSPECIFIED";
-                return Err(Status::invalid_argument(text));
+                return Err(call.refuse(Status::invalid_argument(text)));
             }
             Ok(level) => level_of(level),
-            Err(_unknown) => return Err(Status::invalid_argument("unsupported log level")),
+            Err(_unknown) => {
+                return Err(call.refuse(Status::invalid_argument("unsupported log level")));
+            }
         };
         log_call!(info, call, { new_log_level = level.as_str(), }, "SetLogLevel Called");
         self.log.set_level(level);

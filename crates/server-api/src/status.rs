@@ -103,7 +103,7 @@ impl Answer for AgentError {
             | Self::Selectors(_) => Code::InvalidArgument,
             Self::NoAttestor(_) => Code::FailedPrecondition,
             Self::Attestor(error) => Code::from_i32(error.code.number()),
-            Self::Banned | Self::MustReattest => Code::PermissionDenied,
+            Self::Banned(_) | Self::MustReattest => Code::PermissionDenied,
             Self::NotFound => Code::NotFound,
             Self::ServerId | Self::JoinTokenId(_) | Self::Sign(_) => Code::Internal,
             Self::Fetch(error)
@@ -128,8 +128,8 @@ impl Answer for SvidError {
         match self {
             Self::MissingCsr
             | Self::MalformedCsr(_)
-            | Self::CsrSignature
-            | Self::MintCsrSignature
+            | Self::CsrSignature(_)
+            | Self::MintCsrSignature(_)
             | Self::NoUri
             | Self::ManyUris
             | Self::BadUri(_)

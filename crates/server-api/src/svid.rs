@@ -4,13 +4,17 @@ use std::sync::Arc;
 
 use steeple_proto::spire::api::server::svid::v1 as pb;
 use steeple_proto::spire::api::types;
-use steeple_server_core::svids::{IssuedJwt, IssuedX509, Svids, X509Request};
+use steeple_server_core::svids::{IssuedJwt, IssuedX509, SvidError, Svids, X509Request};
 use steeple_server_core::time::rfc3339;
 use tonic::{Request, Response, Status};
 
-use crate::call::{Call, log_call};
-use crate::convert::{chain_message, expires_at, id_message, raw_id, x509_svid_message};
+use crate::call::{About, Call, log_call};
+use crate::convert::{chain_message, expires_at, id_message, id_text, raw_id, x509_svid_message};
+use crate::name::go_name;
 use crate::status::ok;
+
+/// The longest audience that the log repeats, in bytes.
+const MAX_AUDIENCE_TEXT: usize = 512;
 
 /// The SVID service.
 pub(crate) struct SvidService {
@@ -39,13 +43,19 @@ impl pb::svid_server::Svid for SvidService {
     ) -> Result<Response<pb::MintJwtsvidResponse>, Status> {
         let call = Call::of(&request)?;
         let request = request.into_inner();
+        let named = id_text(&request.id);
         let id = request.id.map(raw_id);
+        let audience = audience_text(&request.audience);
         let minted = self
             .svids
             .mint_jwt(call.operator()?, id.as_ref(), request.audience, request.ttl, call.now())
             .await;
-        let svid = minted.map_err(|error| call.fail(&error))?;
-        Ok(Response::new(pb::MintJwtsvidResponse { svid: Some(jwt_message(&call, svid)) }))
+        let svid = minted.map_err(|error| {
+            let named = Some(&*named).filter(|_| !matches!(error, SvidError::BadId(_)));
+            call.fail_about(&error, About { spiffe_id: named, ..About::default() })
+        })?;
+        let svid = Some(jwt_message(&call, svid, &audience));
+        Ok(Response::new(pb::MintJwtsvidResponse { svid }))
     }
 
     async fn mint_witsvid(
@@ -54,7 +64,7 @@ impl pb::svid_server::Svid for SvidService {
     ) -> Result<Response<pb::MintWitsvidResponse>, Status> {
         let call = Call::of(&request)?;
         call.operator()?;
-        Err(wit_disabled())
+        Err(call.refuse(wit_disabled()))
     }
 
     async fn batch_new_x509svid(
@@ -64,7 +74,7 @@ impl pb::svid_server::Svid for SvidService {
         let call = Call::of(&request)?;
         let params = request.into_inner().params;
         if params.is_empty() {
-            return Err(missing_parameters());
+            return Err(call.refuse(missing_parameters()));
         }
         call.spend_per_item(params.len()).await?;
         let ids: Vec<String> = params.iter().map(|params| params.entry_id.clone()).collect();
@@ -85,7 +95,7 @@ impl pb::svid_server::Svid for SvidService {
                     }
                 }
                 Err(error) => pb::batch_new_x509svid_response::Result {
-                    status: Some(call.fail_item(&error)),
+                    status: Some(call.fail_item(&error, about_entry(entry_id))),
                     svid: None,
                 },
             })
@@ -99,12 +109,14 @@ impl pb::svid_server::Svid for SvidService {
     ) -> Result<Response<pb::NewJwtsvidResponse>, Status> {
         let call = Call::of(&request)?;
         let request = request.into_inner();
+        let audience = audience_text(&request.audience);
         let issued = self
             .svids
             .new_jwt(call.agent()?, &request.entry_id, request.audience, call.now())
             .await;
         let svid = issued.map_err(|error| call.fail(&error))?;
-        Ok(Response::new(pb::NewJwtsvidResponse { svid: Some(jwt_message(&call, svid)) }))
+        let svid = Some(jwt_message(&call, svid, &audience));
+        Ok(Response::new(pb::NewJwtsvidResponse { svid }))
     }
 
     async fn batch_new_witsvid(
@@ -115,10 +127,10 @@ impl pb::svid_server::Svid for SvidService {
         let params = request.into_inner().params;
         call.agent()?;
         if params.is_empty() {
-            return Err(missing_parameters());
+            return Err(call.refuse(missing_parameters()));
         }
         call.spend_per_item(params.len()).await?;
-        Err(wit_disabled())
+        Err(call.refuse(wit_disabled()))
     }
 
     async fn new_downstream_x509ca(
@@ -148,6 +160,10 @@ impl pb::svid_server::Svid for SvidService {
     }
 }
 
+fn about_entry(id: &str) -> About<'_> {
+    About { entry_id: Some(id).filter(|id| !id.is_empty()), ..About::default() }
+}
+
 fn missing_parameters() -> Status {
     Status::invalid_argument("missing parameters")
 }
@@ -156,11 +172,21 @@ fn wit_disabled() -> Status {
     Status::unimplemented("WIT functionality is disabled")
 }
 
-fn jwt_message(call: &Call, issued: IssuedJwt) -> types::Jwtsvid {
+/// An audience as upstream's log has it, when the log will have it.
+fn audience_text(audience: &[String]) -> String {
+    if !tracing::enabled!(tracing::Level::DEBUG) {
+        return String::new();
+    }
+    let mut text = format!("[{}]", audience.join(" "));
+    text.truncate(text.floor_char_boundary(MAX_AUDIENCE_TEXT));
+    text
+}
+
+fn jwt_message(call: &Call, issued: IssuedJwt, audience: &str) -> types::Jwtsvid {
     log_call!(
         debug,
         call,
-        { spiffe_id = %issued.id, expiration = rfc3339(issued.svid.expires_at), },
+        { spiffe_id = %issued.id, audience, expiration = rfc3339(issued.svid.expires_at), },
         "Server CA successfully signed JWT SVID"
     );
     types::Jwtsvid {
@@ -177,15 +203,21 @@ fn log_signed(call: &Call, svid: &IssuedX509, entry_id: Option<&str>) {
     if !tracing::enabled!(tracing::Level::DEBUG) {
         return;
     }
+    // Names that an operator asked for are of interest; those of an entry are in the entry.
+    let leaf = &svid.chain[0];
+    let minted = entry_id.is_none();
+    let subject = minted.then(|| leaf.subject().map_or_else(|_| String::new(), |it| go_name(&it)));
     log_call!(
         debug,
         call,
         {
             spiffe_id = %svid.id,
+            dns_name = minted.then(|| leaf.dns_sans().join(",")),
+            subject,
             entry_id,
             revision_number = entry_id.map(|_| svid.revision_number),
-            serial_num = svid.chain[0].serial_decimal(),
-            expiration = rfc3339(svid.chain[0].not_after()),
+            serial_num = leaf.serial_decimal(),
+            expiration = rfc3339(leaf.not_after()),
         },
         "Signed X509 SVID"
     );

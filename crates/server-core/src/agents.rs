@@ -47,7 +47,7 @@ pub enum AgentError {
     #[error("agent ID cannot collide with the server ID")]
     ServerId,
     #[error("failed to attest: agent is banned")]
-    Banned,
+    Banned(SpiffeId),
     #[error("agent must reattest instead of renew")]
     MustReattest,
     #[error("params cannot be nil")]
@@ -246,7 +246,7 @@ impl Agents {
         let node = self.node(&proven, &evidence.kind, &chain);
         match self.store.upsert_attested_node(node).await {
             Ok(_recorded) => {}
-            Err(StoreError::Precondition(_)) => return Err(AgentError::Banned),
+            Err(StoreError::Precondition(_)) => return Err(AgentError::Banned(proven.id)),
             Err(error) => return Err(AgentError::Record(error)),
         }
         self.index.refresh().await;
@@ -429,7 +429,7 @@ impl Agents {
         }
         let id = join_token_id(&self.trust_domain, &token).map_err(AgentError::JoinTokenId)?;
         match self.check_not_banned(&id).await {
-            Err(AgentError::Banned) => return self.discard(&token, AgentError::Banned).await,
+            Err(banned @ AgentError::Banned(_)) => return self.discard(&token, banned).await,
             other => other?,
         }
         let proven = Proven { id, selectors: Vec::new(), can_reattest: false };
@@ -439,7 +439,7 @@ impl Agents {
             Ok(_recorded) => {}
             Err(JoinTokenError::Unknown) => return Err(AgentError::UnknownJoinToken),
             Err(JoinTokenError::Expired) => return Err(AgentError::ExpiredJoinToken),
-            Err(JoinTokenError::Banned) => return Err(AgentError::Banned),
+            Err(JoinTokenError::Banned) => return Err(AgentError::Banned(proven.id)),
             Err(JoinTokenError::Store(error)) => return Err(AgentError::Record(error)),
             Err(other) => return Err(AgentError::Record(StoreError::Internal(other.to_string()))),
         }
@@ -458,7 +458,10 @@ impl Agents {
 
     async fn check_not_banned(&self, id: &SpiffeId) -> Result<(), AgentError> {
         let node = self.store.fetch_node(id).await.map_err(AgentError::Fetch)?;
-        if node.is_some_and(|node| node.is_banned()) { Err(AgentError::Banned) } else { Ok(()) }
+        match node {
+            Some(node) if node.is_banned() => Err(AgentError::Banned(node.spiffe_id)),
+            _ => Ok(()),
+        }
     }
 
     /// An ID outside the attestor's namespace is let through with a warning, as deployments

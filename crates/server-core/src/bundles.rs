@@ -119,6 +119,12 @@ pub struct Bundles {
 }
 
 impl Bundles {
+    /// The trust domain served.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
     /// Bundles as the server of `trust_domain` sees them.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, trust_domain: TrustDomain) -> Self {

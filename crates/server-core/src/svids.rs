@@ -9,7 +9,7 @@ use std::time::{Duration, SystemTime};
 
 use futures_util::future::join_all;
 use steeple_ca::{CaError, Credentials, JwtSvid, WorkloadJwtParams, WorkloadX509Params};
-use steeple_pki::csr::{Csr, CsrError};
+use steeple_pki::csr::{Csr, CsrError, UnprovenKey};
 use steeple_pki::{Certificate, DerError};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use steeple_store::model::Entry;
@@ -34,9 +34,9 @@ pub enum SvidError {
     #[error("malformed CSR")]
     MalformedCsr(#[source] MalformedCsr),
     #[error("invalid CSR signature")]
-    CsrSignature,
+    CsrSignature(#[source] UnprovenKey),
     #[error("failed to verify CSR signature")]
-    MintCsrSignature,
+    MintCsrSignature(#[source] UnprovenKey),
     #[error("CSR URI SAN is required")]
     NoUri,
     #[error("only one URI SAN is expected")]
@@ -159,7 +159,7 @@ impl Svids {
         let credentials = self.credentials.clone();
         self.pool
             .run(async move {
-                let csr = parse_csr(&csr, || SvidError::MintCsrSignature)?;
+                let csr = parse_csr(&csr, SvidError::MintCsrSignature)?;
                 let params = wish_of(&csr, &trust_domain, lifetime(ttl))?;
                 let id = params.spiffe_id.clone();
                 let chain =
@@ -251,7 +251,7 @@ impl Svids {
         let chain = self
             .pool
             .run(async move {
-                let csr = parse_csr(&csr, || SvidError::CsrSignature)?;
+                let csr = parse_csr(&csr, SvidError::CsrSignature)?;
                 credentials
                     .sign_downstream_x509_ca(csr.public_key().clone(), lifetime(preferred_ttl), now)
                     .await
@@ -318,7 +318,7 @@ async fn sign_by_entry(
         return Err(SvidError::MissingCsr);
     }
     let entry = entries.get(&request.entry_id).ok_or(SvidError::NotAuthorized)?;
-    let csr = parse_csr(&request.csr, || SvidError::CsrSignature)?;
+    let csr = parse_csr(&request.csr, SvidError::CsrSignature)?;
     let params = WorkloadX509Params {
         spiffe_id: entry.spiffe_id.clone(),
         public_key: csr.public_key().clone(),
@@ -357,9 +357,9 @@ fn wish_of(
 }
 
 /// Parses a CSR, which verifies its signature, and sorts what can go wrong.
-fn parse_csr(csr: &[u8], bad_signature: impl FnOnce() -> SvidError) -> Result<Csr, SvidError> {
+fn parse_csr(csr: &[u8], bad_signature: fn(UnprovenKey) -> SvidError) -> Result<Csr, SvidError> {
     Csr::parse(csr).map_err(|error| match error {
-        CsrError::Signature(_) => bad_signature(),
+        CsrError::Signature(reason) => bad_signature(reason),
         CsrError::Der(error) => SvidError::MalformedCsr(error.into()),
         other => SvidError::MalformedCsr(MalformedCsr::Refused(other)),
     })

@@ -18,7 +18,7 @@ use tokio::sync::mpsc;
 use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
-use crate::call::{Call, log_call};
+use crate::call::{About, Call, log_call};
 
 /// How long an agent may take for its next message.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -70,14 +70,21 @@ async fn attest(
 ) -> Answer {
     let first = next(&mut requests).await.map_err(|reason| {
         let text = format!("failed to receive request from stream: {reason}");
-        log_call!(error, call, { error = reason, }, "Invalid argument: failed to receive request");
+        log_call!(error, call, { error = reason, }, "Invalid argument: failed to receive request from stream");
         Status::invalid_argument(text)
     })?;
     let evidence = evidence(first).map_err(|rule| call.fail(&AgentError::Evidence(rule)))?;
     let kind = evidence.kind.clone();
     let mut dialogue = Dialogue { requests, answer };
     let attested = agents.attest(evidence, &mut dialogue, call.now()).await;
-    let svid = attested.map_err(|error| call.fail(&error))?;
+    let svid = attested.map_err(|error| {
+        let agent_id = match &error {
+            AgentError::Banned(id) => Some(id.as_str()),
+            _ => None,
+        };
+        let about = About { agent_id, node_attestor_type: Some(&kind), ..About::default() };
+        call.fail_about(&error, about)
+    })?;
     log_call!(
         info,
         call,
