@@ -95,12 +95,10 @@ impl Server {
         drop(watcher);
         let outcome = match started {
             Ok(()) => {
-                let outcome = tokio::select! {
+                tokio::select! {
                     task = tasks.panicked() => Err(ServerError::Panicked(task)),
                     () = shutdown => Ok(()),
-                };
-                tracing::info!(subsystem_name = "endpoints", "Stopping Server APIs");
-                outcome
+                }
             }
             Err(error) => Err(error),
         };
@@ -188,6 +186,10 @@ impl Server {
             Arc::clone(&self.clock),
         );
         let apis = apis(self.parts(&opened));
+        tracing::info!(
+            launch_log_level = self.log.launch_level().as_str(),
+            "Logger service configured"
+        );
         let Opened { store, manager, svid: rotator, index_task, lost_database, .. } = opened;
 
         let w = || drain.clone();

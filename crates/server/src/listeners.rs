@@ -44,13 +44,15 @@ pub(crate) async fn serve_socket<S: GrpcService>(
 ) {
     let address = incoming.path().display().to_string();
     let limits = Limits { drain_grace: GRACE, ..Limits::unix() };
-    let started = Started::begin("unix", address);
-    if tracked {
-        serve(incoming, service, limits, drain).await;
-    } else {
-        serve(UntrackedIncoming::from(incoming), service, limits, drain).await;
-    }
-    started.end();
+    let watcher = drain.clone();
+    let serving = async move {
+        if tracked {
+            serve(incoming, service, limits, drain).await;
+        } else {
+            serve(UntrackedIncoming::from(incoming), service, limits, drain).await;
+        }
+    };
+    tell_of(serving, "unix", &address, watcher).await;
 }
 
 /// Serves the remote APIs until drained, with whatever SVID is the newest.
@@ -65,9 +67,8 @@ pub(crate) async fn serve_port<S: GrpcService>(
     let incoming =
         TlsIncoming::new(listener, &ServerTls::new(identity), TlsLimits::default(), tasks);
     let limits = Limits { drain_grace: GRACE, ..Limits::tcp() };
-    let started = Started::begin("tcp", address);
-    serve(incoming, service, limits, drain).await;
-    started.end();
+    let serving = serve(incoming, service, limits, drain.clone());
+    tell_of(serving, "tcp", &address, drain).await;
 }
 
 /// Puts each new SVID into the slot that handshakes take theirs from.
@@ -94,20 +95,26 @@ pub(crate) fn identity_of(svid: &ServerSvid) -> Identity {
     Identity::new(&svid.chain, Arc::clone(&svid.key) as Arc<dyn steeple_pki::Signer>)
 }
 
-/// The lines that scripts wait for.
-struct Started {
-    network: &'static str,
-    address: String,
-}
-
-impl Started {
-    fn begin(network: &'static str, address: String) -> Self {
-        tracing::info!(subsystem_name = "endpoints", network, address, "Starting Server APIs");
-        Self { network, address }
+/// Logs when serving begins and ends, in the lines that scripts wait for.
+async fn tell_of(
+    serving: impl Future<Output = ()>,
+    network: &str,
+    address: &str,
+    mut drain: Watcher,
+) {
+    let log = |message: &str| {
+        tracing::info!(subsystem_name = "endpoints", network, address, "{message}");
+    };
+    log("Starting Server APIs");
+    tokio::pin!(serving);
+    tokio::select! {
+        () = &mut serving => {}
+        () = drain.signalled() => {
+            log("Stopping Server APIs");
+            log("Attempting graceful stop");
+            // At most the grace of the limits, then what is still open is cut off.
+            serving.await;
+        }
     }
-
-    fn end(self) {
-        let Self { network, address } = self;
-        tracing::info!(subsystem_name = "endpoints", network, address, "Server APIs have stopped");
-    }
+    log("Server APIs have stopped");
 }

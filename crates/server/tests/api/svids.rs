@@ -61,7 +61,7 @@ async fn a_batch_is_answered_item_by_item_and_by_entry_alone() {
             (Code::InvalidArgument, "missing entry ID"),
             (Code::InvalidArgument, "missing CSR"),
             (Code::InvalidArgument, "malformed CSR: unexpected DER element with tag 0x6a"),
-            (Code::InvalidArgument, "invalid CSR signature"),
+            (Code::InvalidArgument, "invalid CSR signature: x509: ECDSA verification failure"),
         ]
     );
     let svid = results[0].svid.as_ref().unwrap();
