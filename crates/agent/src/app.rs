@@ -14,7 +14,7 @@ use steeple_agent_core::cache::IdentityCache;
 use steeple_agent_core::jwt::{DEFAULT_CACHE_HIT_TIMEOUT, JwtSvids};
 use steeple_agent_core::node::{BOOTSTRAP_INTERVAL, BOOTSTRAP_PATIENCE, Refusal};
 use steeple_agent_core::sync::BatchSize;
-use steeple_config::{AgentConfig, Notice, NoticeKind, RebootstrapMode, WorkloadKeyType};
+use steeple_config::{AgentConfig, Notice, NoticeKind, WorkloadKeyType};
 use steeple_net::tls::{ClientTls, Roots};
 use steeple_pki::{Bundle, KeyType};
 use steeple_plugin::WorkloadAttestor;
@@ -160,13 +160,16 @@ impl Agent {
             evidence: plugins.node_evidence,
             clock: self.clock.clone(),
         };
-        let (svid, bundle) = self.attest(&attestation, data).await?;
+        let source = TrustSource::new(config, data);
+        let rebootstrap = source.may_rebootstrap()?;
+        let (svid, bundle) = self.attest(&attestation, data, rebootstrap).await?;
+        let rebootstrap = rebootstrap && source.may_rebootstrap()?;
         if !svid.reattestable && plugins.key_manager_name == "memory" {
             warn!(
                 "Node attestation is not reattestable and the 'memory' key manager is in use; if the agent process is restarted, it will be unable to obtain a new SVID and will need to be manually evicted to be able to re-attest."
             );
         }
-        let manager = self.manager(attestation, svid, bundle, data)?;
+        let manager = self.manager(attestation, svid, bundle, data, rebootstrap)?;
         Ok((Arc::new(manager), plugins.workload_attestors))
     }
 
@@ -175,9 +178,10 @@ impl Agent {
         &self,
         attestation: &NodeAttestation,
         data: &DataFile,
+        rebootstrap: bool,
     ) -> Result<(AgentSvid, Bundle), AgentError> {
         let source = TrustSource::new(&self.config, data);
-        let mut patience = Patience::new(self.patience());
+        let mut patience = Patience::new(patience(rebootstrap));
         loop {
             let outcome = match source.first_trust(self.clock.now()).await {
                 Ok(trust) => attestation.begin(data, trust).await,
@@ -193,6 +197,9 @@ impl Agent {
                 Err(error) if error.is_denied() => return Err(error),
                 Err(error) => error,
             };
+            if rebootstrap && error.refusal() == Refusal::UnknownAuthority {
+                source.disagrees(self.clock.now())?;
+            }
             patience.wait("Failed to retrieve attestation result", error).await?;
         }
     }
@@ -203,6 +210,7 @@ impl Agent {
         svid: AgentSvid,
         bundle: Bundle,
         data: &Arc<DataFile>,
+        rebootstrap: bool,
     ) -> Result<Manager, AgentError> {
         let config = &self.config;
         let experimental = &config.experimental;
@@ -230,7 +238,7 @@ impl Agent {
                 incremental_sync: experimental.use_sync_authorized_entries,
                 workload_key_type: key_type(config.workload_x509_svid_key_type),
                 renewal: rule,
-                rebootstrap_mode: config.rebootstrap_mode,
+                rebootstrap,
                 rebootstrap_delay: config.rebootstrap_delay,
             },
             state: Mutex::new(SyncState::default()),
@@ -241,7 +249,8 @@ impl Agent {
 
     /// The first sync, tried for a minute; then workloads may come.
     async fn initialize(&self, manager: &Manager) -> Result<(), AgentError> {
-        let mut patience = Patience::new(self.patience());
+        let rebootstrap = manager.settings.rebootstrap;
+        let mut patience = Patience::new(patience(rebootstrap));
         loop {
             let error = match manager.initialize().await {
                 Ok(()) => return Ok(()),
@@ -249,9 +258,7 @@ impl Agent {
             };
             let error = match error.refusal() {
                 Refusal::Reattest | Refusal::Banned => return Err(error),
-                Refusal::UnknownAuthority
-                    if self.config.rebootstrap_mode != RebootstrapMode::Never =>
-                {
+                Refusal::UnknownAuthority if rebootstrap => {
                     match manager.on_unknown_authority(error) {
                         Some(fatal) => return Err(fatal),
                         None => AgentError::Bootstrap("Trust Bundle and Server don't agree".into()),
@@ -260,13 +267,6 @@ impl Agent {
                 Refusal::UnknownAuthority | Refusal::Transient => error,
             };
             patience.wait("Failed to initialize manager", error).await?;
-        }
-    }
-
-    fn patience(&self) -> Duration {
-        match self.config.rebootstrap_mode {
-            RebootstrapMode::Never => BOOTSTRAP_PATIENCE,
-            RebootstrapMode::Auto | RebootstrapMode::Always => REBOOTSTRAP_PATIENCE,
         }
     }
 
@@ -351,6 +351,10 @@ impl Patience {
         tokio::time::sleep(pause).await;
         Ok(())
     }
+}
+
+fn patience(rebootstrap: bool) -> Duration {
+    if rebootstrap { REBOOTSTRAP_PATIENCE } else { BOOTSTRAP_PATIENCE }
 }
 
 fn workload_socket(config: &AgentConfig) -> Option<&Path> {

@@ -21,7 +21,6 @@ use steeple_agent_core::lifetime::RenewalRule;
 use steeple_agent_core::node::Refusal;
 use steeple_agent_core::sync::{BatchSize, KnownEntries, SyncSchedule};
 use steeple_agent_core::taint::TaintWatch;
-use steeple_config::RebootstrapMode;
 use steeple_net::tls::Roots;
 use steeple_pki::KeyType;
 use steeple_runtime::{Clock, VERSION, Watcher};
@@ -56,7 +55,8 @@ pub(crate) struct Settings {
     pub(crate) incremental_sync: bool,
     pub(crate) workload_key_type: KeyType,
     pub(crate) renewal: RenewalRule,
-    pub(crate) rebootstrap_mode: RebootstrapMode,
+    /// An unknown authority is waited out and then bootstrapped anew.
+    pub(crate) rebootstrap: bool,
     pub(crate) rebootstrap_delay: Duration,
 }
 

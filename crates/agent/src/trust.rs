@@ -4,16 +4,17 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 use steeple_agent_core::storage::BootstrapUse;
-use steeple_config::{AgentConfig, Bootstrap, TrustBundleFormat};
+use steeple_config::{AgentConfig, Bootstrap, RebootstrapMode, TrustBundleFormat};
 use steeple_net::https::{FetchLimits, get, get_unix};
 use steeple_pki::{Bundle, Certificate};
 use steeple_proto::workload::X509BundlesRequest;
 use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
+use steeple_runtime::duration::format_go;
 use steeple_runtime::fsx;
 use steeple_spiffe::TrustDomain;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use url::Url;
 
 use crate::attestation::FirstTrust;
@@ -79,15 +80,53 @@ impl<'c> TrustSource<'c> {
     pub(crate) fn succeeded(&self, now: SystemTime) -> Result<(), AgentError> {
         let data = self.data.read();
         if let Some(started) = data.bootstrap_start_time {
-            let took = steeple_runtime::duration::format_go(
-                now.duration_since(started).unwrap_or_default(),
-            );
+            let took = format_go(now.duration_since(started).unwrap_or_default());
             info!(Logger = LOGGER, "Success after {took} attempts={}", data.connection_attempts);
         }
         info!(Logger = LOGGER, "Setting use.");
         self.data.update(|data| {
             data.bootstrap_use = BootstrapUse::Rebootstrap;
             data.bootstrap_start_time = None;
+            data.connection_attempts = 0;
+        })
+    }
+
+    /// Whether to bootstrap again when the server's authority is unknown: if
+    /// the configuration says so and this agent may be attested again.
+    pub(crate) fn may_rebootstrap(&self) -> Result<bool, AgentError> {
+        let data = self.data.read();
+        let barred = !data.svid.is_empty() && !data.reattestable;
+        match self.config.rebootstrap_mode {
+            RebootstrapMode::Never => Ok(false),
+            RebootstrapMode::Always if barred => Err(failed(NOT_REATTESTABLE.into())),
+            RebootstrapMode::Auto if barred => {
+                warn!("{NOT_REATTESTABLE}. Disabling");
+                Ok(false)
+            }
+            RebootstrapMode::Auto | RebootstrapMode::Always => Ok(true),
+        }
+    }
+
+    /// The server is not the one that the bundle on disk tells of. After
+    /// `rebootstrap_delay` the bundle goes, and the configured one is asked.
+    pub(crate) fn disagrees(&self, now: SystemTime) -> Result<(), AgentError> {
+        let data = self.data.read();
+        if data.bundle.is_empty() {
+            info!("Trust Bundle and Server don't agree, bootstrapping again");
+            return Ok(());
+        }
+        let started = data.bootstrap_start_time.unwrap_or(now);
+        let waited = now.duration_since(started).unwrap_or_default();
+        if waited < self.config.rebootstrap_delay {
+            let time_left = format_go(self.config.rebootstrap_delay - waited);
+            info!(time_left, "Trust Bundle and Server don't agree, ignoring for now");
+            return self.data.update(|data| data.bootstrap_start_time = Some(started));
+        }
+        warn!("Trust Bundle and Server don't agree, rebootstrapping");
+        self.data.update(|data| {
+            data.bundle.clear();
+            data.bootstrap_use = BootstrapUse::Rebootstrap;
+            data.bootstrap_start_time = Some(now);
             data.connection_attempts = 0;
         })
     }
@@ -203,6 +242,7 @@ fn failed(reason: String) -> AgentError {
     AgentError::Bootstrap(reason)
 }
 
+const NOT_REATTESTABLE: &str = "you have requested rebootstrap support but the NodeAttestor plugin or the spire server configuration is not allowing it";
 const LOGGER: &str = "TrustBundleSources";
 const MAX_BUNDLE: u64 = 5 * 1024 * 1024;
 const WORKLOAD_API_TIMEOUT: Duration = Duration::from_secs(60);

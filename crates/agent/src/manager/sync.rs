@@ -7,7 +7,6 @@ use steeple_agent_core::bundle::{Bundles, CachedBundle};
 use steeple_agent_core::entry::Entry;
 use steeple_agent_core::node::Refusal;
 use steeple_agent_core::sync::{EntryDelta, SyncSchedule};
-use steeple_config::RebootstrapMode;
 use steeple_pki::Bundle;
 use steeple_spiffe::TrustDomain;
 use tracing::{error, info, warn};
@@ -89,7 +88,7 @@ impl Manager {
     /// Either the server is an impostor or its authority was replaced while
     /// this agent was away. Gives the error to stop with, if it is to stop.
     pub(crate) fn on_unknown_authority(&self, error: AgentError) -> Option<AgentError> {
-        if self.settings.rebootstrap_mode == RebootstrapMode::Never {
+        if !self.settings.rebootstrap {
             info!(subsystem_name = SUBSYSTEM, %error, "Synchronize failed, non-recoverable error");
             return Some(error);
         }

@@ -160,6 +160,13 @@ impl Server {
         self.running = Some((drain, tokio::spawn(serve(incoming, router, limits, watcher))));
     }
 
+    /// Comes back with an authority that no agent knows.
+    pub(crate) async fn replace_authority(&mut self) {
+        self.stop().await;
+        self.authority = Arc::new(Authority::new().await);
+        self.resume().await;
+    }
+
     pub(crate) async fn stop(&mut self) {
         if let Some((drain, serving)) = self.running.take() {
             drain.drain(Duration::from_secs(5)).await;

@@ -376,3 +376,36 @@ async fn a_server_that_says_no_ends_the_start() {
         "failed to receive attestation response: rpc error: code = PermissionDenied desc = bad token"
     );
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_rebootstrap_a_new_authority_of_the_server_is_accepted_after_the_delay() {
+    let mut server = Server::start().await;
+    server.add_entry("a");
+    server.state().reattestable = true;
+    let node = Node {
+        bootstrap: "trust_bundle_path = \"DIR/bundle.pem\"\n rebootstrap_mode = \"always\"\n rebootstrap_delay = \"1s\"",
+        ..Node::of(&server)
+    };
+    let agent = node.start();
+    agent.identities().await;
+    server.replace_authority().await;
+    let bundle = server.authority.certificate.pem();
+    std::fs::write(node.directory.path().join("bundle.pem"), bundle).unwrap();
+    assert_eq!(agent.failure().await, "shutting down for rebootstrapping");
+    let again = node.start();
+    assert_eq!(again.identities().await, ["a"]);
+    again.stop().await;
+    assert_eq!(server.state().attestations, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_rebootstrap_an_unknown_authority_is_the_end() {
+    let mut server = Server::start().await;
+    server.add_entry("a");
+    let node = Node::of(&server);
+    let agent = node.start();
+    agent.identities().await;
+    server.replace_authority().await;
+    let failure = agent.failure().await;
+    assert!(failure.contains("x509: certificate signed by unknown authority"), "{failure}");
+}
