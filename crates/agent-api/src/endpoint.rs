@@ -26,6 +26,7 @@ pub struct Endpoint {
     incoming: UnixIncoming,
     router: Router,
     stopping: &'static str,
+    apis: Option<&'static str>,
 }
 
 impl Endpoint {
@@ -48,7 +49,7 @@ impl Endpoint {
         let router = with_reflection(router, &services);
         info!(subsystem_name = "endpoints", address = %path.display(), network = "unix", apis,
             "Starting agent APIs");
-        Ok(Self { incoming, router, stopping: "Stopping agent APIs" })
+        Ok(Self { incoming, router, stopping: "Stopping agent APIs", apis: Some(apis) })
     }
 
     /// The operator's socket.
@@ -65,18 +66,18 @@ impl Endpoint {
             .add_service(DebugServer::new(debug))
             .add_service(LoggerServer::new(logger));
         info!(address = %path.display(), network = "unix", "Starting Admin APIs");
-        Ok(Self { incoming, router, stopping: "Stopping Admin APIs" })
+        Ok(Self { incoming, router, stopping: "Stopping Admin APIs", apis: None })
     }
 
     /// Serves until the drain is signalled and the open calls have ended.
     pub async fn serve(self, drain: Watcher) {
-        let stopping = self.stopping;
+        let (stopping, apis) = (self.stopping, self.apis);
         let mut signal = drain.clone();
         let limits = limits();
         let incoming = FairIncoming::new(self.incoming, limits.max_connections.div_ceil(2));
         let announce = async {
             signal.signalled().await;
-            info!(subsystem_name = "endpoints", "{stopping}");
+            info!(subsystem_name = "endpoints", apis, "{stopping}");
         };
         tokio::join!(announce, serve(incoming, self.router, limits, drain));
     }

@@ -197,7 +197,9 @@ impl WorkloadApi {
         if !request.spiffe_id.is_empty()
             && let Err(error) = SpiffeId::parse(&request.spiffe_id)
         {
-            error!(subsystem_name = call::SUBSYSTEM, service, method, pid, %error, "Invalid requested SPIFFE ID");
+            let spiffe_id: String = request.spiffe_id.chars().take(MAX_ECHO).collect();
+            error!(subsystem_name = call::SUBSYSTEM, service, method, pid, spiffe_id, %error,
+                "Invalid requested SPIFFE ID");
             return Err(Status::invalid_argument(format!("invalid requested SPIFFE ID: {error}")));
         }
         let caller = Call::attest(self, peer, method).await?;
@@ -254,11 +256,14 @@ impl WorkloadApi {
         let update = self.cache.snapshot(&caller.selectors);
         let keys = VisibleKeys(&update);
         let now = self.clock.now();
-        let valid = steeple_pki::jwt::verify_svid(&request.svid, &keys, &request.audience, now, LEEWAY)
-            .map_err(|error| {
-                warn!(subsystem_name = call::SUBSYSTEM, service, method, pid, %error, "Failed to validate JWT");
-                Status::invalid_argument(error.to_string())
-            })?;
+        let valid =
+            steeple_pki::jwt::verify_svid(&request.svid, &keys, &request.audience, now, LEEWAY)
+                .map_err(|error| {
+                    let audience: String = request.audience.chars().take(MAX_ECHO).collect();
+                    warn!(subsystem_name = call::SUBSYSTEM, service, method, pid, audience, %error,
+                    "Failed to validate JWT");
+                    Status::invalid_argument(error.to_string())
+                })?;
         debug!(subsystem_name = call::SUBSYSTEM, service, method, pid, spiffe_id = %valid.spiffe_id,
             "Successfully validated JWT");
         let foreign = !valid.spiffe_id.is_member_of(&self.trust_domain);

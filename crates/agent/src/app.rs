@@ -195,7 +195,12 @@ impl Agent {
                     return Ok((svid, bundle));
                 }
                 Err(error) if error.is_denied() => return Err(error),
-                Err(error) => error,
+                Err(error) => {
+                    if error.refusal() == Refusal::UnknownAuthority && source.is_bootstrap() {
+                        info!("Trust Bundle and Server don't agree, bootstrapping again");
+                    }
+                    error
+                }
             };
             if rebootstrap && error.refusal() == Refusal::UnknownAuthority {
                 source.disagrees(self.clock.now())?;

@@ -196,7 +196,7 @@ impl NodeAttestation {
         let mut answers = AgentClient::new(channel)
             .attest_agent(ReceiverStream::new(outgoing))
             .await
-            .map_err(|status| CallError::new("failed to receive attestation response", status))?
+            .map_err(CallError::of_attestation)?
             .into_inner();
         loop {
             match next(&mut answers).await? {

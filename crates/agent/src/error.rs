@@ -33,7 +33,7 @@ pub enum AgentError {
     #[error("{0}")]
     Plugins(String),
     /// A plugin failed while the agent ran.
-    #[error(transparent)]
+    #[error("{}", as_rpc(.0))]
     Plugin(#[from] PluginError),
     /// The server's address cannot be one.
     #[error(transparent)]
@@ -116,9 +116,24 @@ impl CallError {
         Self { what, status, unknown_authority }
     }
 
+    /// A failed attestation: for want of a connection, or by the server's word.
+    pub(crate) fn of_attestation(status: Status) -> Self {
+        let what = match connect_error(&status) {
+            Some(_) => "could not open attestation stream to SPIRE server",
+            None => "failed to receive attestation response",
+        };
+        Self::new(what, status)
+    }
+
     /// The status, in grpc-go's words.
     pub fn status(&self) -> &Status {
         &self.status
+    }
+
+    /// The failure as grpc-go prints it, without what was asked for.
+    pub(crate) fn rpc(&self) -> String {
+        let code = code_name(&self.status);
+        format!("rpc error: code = {code} desc = {}", self.status.message())
     }
 
     pub(crate) fn into_status(self) -> Status {
@@ -149,8 +164,7 @@ impl CallError {
 
 impl std::fmt::Display for CallError {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let code = code_name(&self.status);
-        write!(f, "{}: rpc error: code = {code} desc = {}", self.what, self.status.message())
+        write!(f, "{}: {}", self.what, self.rpc())
     }
 }
 
@@ -162,4 +176,9 @@ pub(crate) fn code_name(status: &Status) -> &'static str {
         tonic::Code::Ok => "OK",
         code => steeple_plugin::Code::from_number(code as i32).name(),
     }
+}
+
+/// A plugin's error as SPIRE prints it, whose plugins answer with a status.
+pub(crate) fn as_rpc(error: &PluginError) -> String {
+    format!("rpc error: code = {} desc = {}", error.code.name(), error.message)
 }

@@ -10,7 +10,7 @@ use steeple_plugins::catalog::{self, Side};
 use steeple_plugins::node_attestor::join_token::JoinToken;
 use tracing::{error, info};
 
-use crate::error::AgentError;
+use crate::error::{AgentError, as_rpc};
 
 /// One key manager, one node attestor, at least one workload attestor.
 pub(crate) struct Plugins {
@@ -115,7 +115,15 @@ fn loaded<T>(plugin: &PluginConfig, made: Result<T, PluginError>) -> Result<T, A
             Ok(made)
         }
         Err(error) => {
-            error!(subsystem_name = "catalog", plugin_name = name, plugin_type = kind, external = false, %error, "Failed to configure plugin");
+            let error = as_rpc(&error);
+            error!(
+                subsystem_name = "catalog",
+                plugin_name = name,
+                plugin_type = kind,
+                external = false,
+                error,
+                "Failed to configure plugin"
+            );
             Err(AgentError::Plugins(format!("failed to configure plugin {name:?}: {error}")))
         }
     }

@@ -28,7 +28,7 @@ use tonic::{Code, Status};
 use tracing::{debug, error, warn};
 
 use crate::convert;
-use crate::error::{AgentError, CallError, code_name};
+use crate::error::{AgentError, CallError};
 
 pub(crate) use self::jwt::ServerJwtSource;
 
@@ -73,10 +73,11 @@ impl ServerClient {
         };
         let answer =
             self.call(async |channel| AgentClient::new(channel).post_status(request).await);
-        answer
-            .await
-            .map(drop)
-            .map_err(|status| CallError::new("failed to post agent status", status))
+        answer.await.map(drop).map_err(|status| {
+            let error = CallError::new("failed to post agent status", status);
+            warn!(subsystem_name = SUBSYSTEM, error = %error.rpc(), "Failed to post agent status");
+            error
+        })
     }
 
     /// The own trust domain's bundle and those of `federated` that the server
@@ -131,7 +132,7 @@ impl ServerClient {
             }
             Err(status) => {
                 let error = CallError::new("failed to fetch federated bundle", status);
-                error!(subsystem_name = SUBSYSTEM, federated_bundle, %error, "Failed to fetch federated bundle");
+                error!(subsystem_name = SUBSYSTEM, federated_bundle, error = %error.rpc(), "Failed to fetch federated bundle");
                 Err(error.into())
             }
         }
@@ -217,8 +218,7 @@ fn signed(
 
 fn log_failure(what: &'static str, line: &'static str, status: Status) -> CallError {
     let error = CallError::new(what, status);
-    error!(subsystem_name = SUBSYSTEM, error = %error, status_code = code_name(error.status()),
-        status_message = error.status().message(), "{line}");
+    error!(subsystem_name = SUBSYSTEM, error = %error.rpc(), "{line}");
     error
 }
 

@@ -48,14 +48,13 @@ impl<'c> TrustSource<'c> {
         let authorities = match &self.config.bootstrap {
             Bootstrap::Insecure => return Ok(FirstTrust::Insecure),
             Bootstrap::Path { path, format } => {
+                let unread = |error: &dyn std::fmt::Display| {
+                    let path = path.display();
+                    failed(format!("could not parse trust bundle: open {path}: {error}"))
+                };
                 let bundle = fsx::read_limited(path, MAX_BUNDLE)
-                    .and_then(|found| found.ok_or_else(|| std::io::ErrorKind::NotFound.into()));
-                let bundle = bundle.map_err(|error| {
-                    failed(format!(
-                        "could not parse trust bundle: open {}: {error}",
-                        path.display()
-                    ))
-                })?;
+                    .map_err(|error| unread(&error))?
+                    .ok_or_else(|| unread(&"no such file or directory"))?;
                 self.parse(&bundle, *format)?
             }
             Bootstrap::Url { url, unix_socket, format } => {
@@ -74,6 +73,11 @@ impl<'c> TrustSource<'c> {
             return Err(failed("no certificates found in trust bundle".into()));
         }
         Ok(FirstTrust::Bundle(authorities))
+    }
+
+    /// Whether no attestation has succeeded yet.
+    pub(crate) fn is_bootstrap(&self) -> bool {
+        self.data.read().bootstrap_use == BootstrapUse::Bootstrap
     }
 
     /// The server was reached and believed: the attempts are over.

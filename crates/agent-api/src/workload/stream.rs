@@ -15,7 +15,7 @@ use steeple_agent_core::wire::Frame;
 use steeple_runtime::Watcher;
 use tonic::Status;
 use tonic::body::Body;
-use tracing::debug;
+use tracing::{debug, warn};
 
 use super::call::{Call, SERVICE, SUBSYSTEM};
 use super::{StreamKind, WorkloadApi};
@@ -102,12 +102,17 @@ fn log_sent(api: &WorkloadApi, kind: &StreamKind, caller: &Call, update: &Update
     if caller.is_agent || kind.method != super::X509_SVIDS.method {
         return;
     }
+    let (method, pid) = (kind.method, caller.pid);
+    for hidden in update.hidden() {
+        warn!(subsystem_name = SUBSYSTEM, service = SERVICE, method, pid,
+            entry_id = %hidden.entry().id, hint = %hidden.entry().hint,
+            "Ignoring entry with duplicate hint");
+    }
     let now = api.clock.now();
     let count = update.identities().count();
     for identity in update.identities() {
         let ttl = identity.expires_at().duration_since(now).unwrap_or_default().as_secs_f64();
-        debug!(subsystem_name = SUBSYSTEM, service = SERVICE, method = kind.method,
-            pid = caller.pid, registered = true, count, spiffe_id = %identity.entry().spiffe_id,
+        debug!(subsystem_name = SUBSYSTEM, service = SERVICE, method, pid, registered = true, count, spiffe_id = %identity.entry().spiffe_id,
             ttl, "Fetched X.509 SVID");
     }
 }

@@ -109,7 +109,7 @@ impl State {
         self.bundles.retain(|domain, _| {
             let stays = *domain == own_domain || bundles.contains_key(domain);
             if !stays {
-                debug!(subsystem_name = CACHE, trust_domain_id = %domain.id_string(), "Bundle removed");
+                debug!(subsystem_name = CACHE, trust_domain_id = %domain, "Bundle removed");
                 changed.insert(domain.clone());
             }
             stays
@@ -118,10 +118,10 @@ impl State {
             match self.bundles.get(&domain) {
                 Some(held) if held.bundle() == bundle.bundle() => continue,
                 Some(_) => {
-                    debug!(subsystem_name = CACHE, trust_domain_id = %domain.id_string(), "Bundle updated");
+                    debug!(subsystem_name = CACHE, trust_domain_id = %domain, "Bundle updated");
                 }
                 None => {
-                    debug!(subsystem_name = CACHE, trust_domain_id = %domain.id_string(), "Bundle added");
+                    debug!(subsystem_name = CACHE, trust_domain_id = %domain, "Bundle added");
                 }
             }
             changed.insert(domain.clone());
@@ -518,12 +518,7 @@ impl State {
         }
         federated.sort_by(|a, b| a.trust_domain().cmp(b.trust_domain()));
         federated.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        let update = Update::new(identities, entries.len(), self.own.clone(), federated);
-        for hidden in update.hidden() {
-            warn!(subsystem_name = CACHE, entry_id = %hidden.entry().id, hint = %hidden.entry().hint,
-                "Ignoring entry with duplicate hint");
-        }
-        Arc::new(update)
+        Arc::new(Update::new(identities, entries.len(), self.own.clone(), federated))
     }
 }
 

@@ -50,7 +50,7 @@ impl ServerJwtSource {
                 Err(status) if !is_retriable(&status) => return Err(status),
                 Err(status) => {
                     let error = CallError::new(WHAT, status);
-                    debug!(subsystem_name = SUBSYSTEM, %error, status_code = code_name(error.status()),
+                    debug!(subsystem_name = SUBSYSTEM, error = %error.rpc(), status_code = code_name(error.status()),
                         status_message = error.status().message(), "Failed to fetch JWT SVID; retrying");
                     *last = Some(error.into_status());
                     tokio::time::sleep(pauses.next()).await;
@@ -83,7 +83,7 @@ impl JwtSource for ServerJwtSource {
             }
         };
         let error = CallError::new(WHAT, status);
-        error!(subsystem_name = SUBSYSTEM, %error, status_code = code_name(error.status()),
+        error!(subsystem_name = SUBSYSTEM, error = %error.rpc(), status_code = code_name(error.status()),
             status_message = error.status().message(), "Failed to fetch JWT SVID");
         Err(error.to_string())
     }
