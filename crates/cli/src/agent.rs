@@ -2,7 +2,6 @@
 
 mod fetch_jwt;
 mod fetch_x509;
-mod health;
 mod identity;
 mod info;
 mod logger;
@@ -13,10 +12,11 @@ use tonic::transport::Channel;
 
 use crate::client::{self, Socket};
 use crate::dispatch::{Commands, Program, Verb};
+use crate::health::HealthCheck;
 use crate::output::Output;
 use crate::{Env, FlagSet};
 
-pub(crate) const SOCKET: Socket = Socket {
+pub(crate) static SOCKET: Socket = Socket {
     default: "/tmp/spire-agent/public/api.sock",
     usage: "Path to the SPIRE Agent API Unix domain socket",
     variable: "SPIRE_AGENT_PUBLIC_SOCKET",
@@ -61,7 +61,14 @@ fn verbs() -> Vec<Box<dyn Verb>> {
         Box::new(fetch_jwt::Fetch),
         Box::new(validate_jwt::Validate),
         Box::new(watch::Watch),
-        Box::new(health::HealthCheck),
+        Box::new(HealthCheck {
+            socket: &SOCKET,
+            who: "agent",
+            title: "Agent",
+            usage_name: "health",
+            synopsis: "Determines agent health status",
+            unhealthy: "Agent is unhealthy: ",
+        }),
         Box::new(info::GetInfo),
         Box::new(logger::Get),
         Box::new(logger::Set),

@@ -12,12 +12,14 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod agent;
+mod chain;
 mod client;
 mod completion;
 mod dispatch;
 mod env;
 mod flags;
 mod gofmt;
+mod health;
 mod output;
 pub mod server;
 

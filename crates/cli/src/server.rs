@@ -10,7 +10,6 @@ mod entry_delete;
 mod entry_file;
 mod entry_show;
 mod entry_text;
-mod health;
 mod info;
 mod logger;
 mod mint_jwt;
@@ -21,9 +20,10 @@ pub(crate) use logger::{level as logger_level, print as print_logger};
 
 use crate::client::Socket;
 use crate::dispatch::{Commands, Program, Verb};
+use crate::health::HealthCheck;
 use crate::{Env, FlagSet};
 
-pub(crate) const SOCKET: Socket = Socket {
+pub(crate) static SOCKET: Socket = Socket {
     default: "/tmp/spire-server/private/api.sock",
     usage: "Path to the SPIRE Server API socket",
     variable: "SPIRE_SERVER_PRIVATE_SOCKET",
@@ -63,7 +63,14 @@ fn verbs() -> Vec<Box<dyn Verb>> {
         Box::new(entry_delete::Delete),
         Box::new(entry_show::Count),
         Box::new(entry_show::Show),
-        Box::new(health::HealthCheck),
+        Box::new(HealthCheck {
+            socket: &SOCKET,
+            who: "server",
+            title: "Server",
+            usage_name: "healthcheck",
+            synopsis: "Determines server health status",
+            unhealthy: "Error: server is unhealthy: ",
+        }),
         Box::new(info::GetInfo),
         Box::new(logger::Get),
         Box::new(logger::Reset),

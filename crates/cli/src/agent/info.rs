@@ -8,6 +8,7 @@ use steeple_proto::spire::api::agent::debug::v1::debug_client::DebugClient;
 use steeple_runtime::duration;
 
 use super::admin_channel;
+use crate::chain::{self, Link};
 use crate::dispatch::{Failure, Verb};
 use crate::gofmt;
 use crate::output::{Named, Output, proto_line};
@@ -51,20 +52,11 @@ impl Verb for GetInfo {
             info.cached_jwt_svids_count,
             info.cached_svidstore_x509_svids_count
         ));
-        if !info.svid_chain.is_empty() {
-            env.out("  SVID Chain:\n");
-        }
-        for (index, certificate) in info.svid_chain.iter().enumerate() {
-            let id = match &certificate.id {
-                Some(id) => format!("spiffe://{}{}", id.trust_domain, id.path),
-                None => "(none)".to_owned(),
-            };
-            env.out(&format!(
-                "    [{index}] SPIFFE ID:  {id}\n        Subject:    {}\n        Expires At: {}\n",
-                certificate.subject,
-                gofmt::rfc3339(certificate.expires_at)
-            ));
-        }
+        env.out(&chain::text(info.svid_chain.iter().map(|link| Link {
+            id: link.id.as_ref(),
+            subject: &link.subject,
+            expires_at: link.expires_at,
+        })));
         Ok(())
     }
 }

@@ -8,9 +8,8 @@ use steeple_proto::spire::api::server::debug::v1::debug_client::DebugClient;
 use steeple_runtime::duration;
 
 use super::SOCKET;
-use super::entry_text::text_id;
+use crate::chain::{self, Link};
 use crate::dispatch::{Failure, Verb};
-use crate::gofmt;
 use crate::output::{Named, Output, proto_line};
 use crate::{Env, FlagSet};
 
@@ -48,20 +47,11 @@ impl Verb for GetInfo {
             info.entries_count,
             info.federated_bundles_count
         ));
-        if !info.svid_chain.is_empty() {
-            env.out("  SVID Chain:\n");
-        }
-        for (index, certificate) in info.svid_chain.iter().enumerate() {
-            let id = match &certificate.id {
-                Some(id) => text_id(Some(id)),
-                None => "(none)".to_owned(),
-            };
-            env.out(&format!(
-                "    [{index}] SPIFFE ID:  {id}\n        Subject:    {}\n        Expires At: {}\n",
-                certificate.subject,
-                gofmt::rfc3339(certificate.expires_at)
-            ));
-        }
+        env.out(&chain::text(info.svid_chain.iter().map(|link| Link {
+            id: link.id.as_ref(),
+            subject: &link.subject,
+            expires_at: link.expires_at,
+        })));
         Ok(())
     }
 }

@@ -1,16 +1,26 @@
-//! `healthcheck`.
+//! `healthcheck` of both programs: one call of `grpc.health.v1`.
 
 use async_trait::async_trait;
 use tonic_health::pb::HealthCheckRequest;
 use tonic_health::pb::health_check_response::ServingStatus;
 use tonic_health::pb::health_client::HealthClient;
 
-use super::SOCKET;
-use crate::client;
+use crate::client::{self, Socket};
 use crate::dispatch::{Failure, Verb};
 use crate::{Env, FlagSet};
 
-pub(super) struct HealthCheck;
+/// The verb, with the words that differ between the programs.
+pub(crate) struct HealthCheck {
+    pub(crate) socket: &'static Socket,
+    /// `server` or `agent`.
+    pub(crate) who: &'static str,
+    /// With a capital.
+    pub(crate) title: &'static str,
+    pub(crate) usage_name: &'static str,
+    pub(crate) synopsis: &'static str,
+    /// What stands before a failure.
+    pub(crate) unhealthy: &'static str,
+}
 
 #[async_trait]
 impl Verb for HealthCheck {
@@ -18,22 +28,30 @@ impl Verb for HealthCheck {
         "healthcheck"
     }
 
+    fn usage_name(&self) -> &'static str {
+        self.usage_name
+    }
+
     fn synopsis(&self) -> &'static str {
-        "Determines server health status"
+        self.synopsis
     }
 
     fn flags(&self, flags: &mut FlagSet) {
-        SOCKET.declare(flags);
+        self.socket.declare(flags);
         flags.switch("shallow", "Perform a less stringent health check");
         flags.switch("verbose", "Print verbose information");
+    }
+
+    fn describe(&self, failure: &Failure) -> String {
+        format!("{}{}\n", self.unhealthy, failure.0)
     }
 
     async fn run(&self, flags: &FlagSet, env: &mut Env) -> Result<(), Failure> {
         let verbose = flags.is_set("verbose");
         if verbose {
-            env.out("Checking server health...\n");
+            env.out(&format!("Checking {} health...\n", self.who));
         }
-        let mut client = HealthClient::new(SOCKET.channel(flags, env)?);
+        let mut client = HealthClient::new(self.socket.channel(flags, env)?);
         let request = HealthCheckRequest { service: String::new() };
         let status = match client.check(request).await {
             Ok(response) => response.into_inner().status(),
@@ -41,14 +59,14 @@ impl Verb for HealthCheck {
                 if verbose {
                     env.err(&format!("Failed to check health: {}\n", client::rpc(&status)));
                 }
-                return Err("server is unhealthy: unable to determine health".into());
+                return Err("unable to determine health".into());
             }
         };
         if status != ServingStatus::Serving {
             let status = status.as_str_name();
-            return Err(format!("server is unhealthy: server returned status {status:?}").into());
+            return Err(format!("{} returned status {status:?}", self.who).into());
         }
-        env.out("Server is healthy.\n");
+        env.out(&format!("{} is healthy.\n", self.title));
         Ok(())
     }
 }
