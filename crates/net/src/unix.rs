@@ -2,12 +2,19 @@
 
 use std::fs;
 use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
+use nix::errno::Errno;
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, listen, socket,
+};
 use steeple_peer::Peer;
+use steeple_runtime::Throttle;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{UnixListener, UnixStream};
 use tonic::transport::server::Connected;
@@ -72,7 +79,7 @@ pub fn bind(path: &Path, mode: u32, directory_mode: u32) -> Result<UnixIncoming,
             return Err(BindError::NotASocket { path: path.to_owned() });
         }
         Ok(_) => {
-            if std::os::unix::net::UnixStream::connect(path).is_ok() {
+            if is_in_use(path) {
                 tracing::warn!(path = %path.display(), "Replacing a socket that is in use");
             }
             fs::remove_file(path).map_err(at)?;
@@ -81,11 +88,28 @@ pub fn bind(path: &Path, mode: u32, directory_mode: u32) -> Result<UnixIncoming,
         Err(error) => return Err(at(error)),
     }
     let listener = UnixListener::bind(path).map_err(at)?;
+    // Again, for the queue is short otherwise: callers in a storm of connections find it full.
+    listen(&listener, QUEUE).map_err(|errno| at(errno.into()))?;
     let permissions = |source| BindError::Permissions { path: path.to_owned(), source };
     fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(permissions)?;
     let inode = fs::symlink_metadata(path).map_err(permissions)?.ino();
-    Ok(UnixIncoming { listener, path: path.to_owned(), inode })
+    Ok(UnixIncoming { listener, path: path.to_owned(), inode, failures: Throttle::new(PERIOD) })
 }
+
+/// Whether somebody listens there. Does not wait for one whose queue is full.
+fn is_in_use(path: &Path) -> bool {
+    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+    let Ok(probe) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
+        return false;
+    };
+    let Ok(address) = UnixAddr::new(path) else { return false };
+    matches!(connect(probe.as_raw_fd(), &address), Ok(()) | Err(Errno::EAGAIN))
+}
+
+/// How many connections may wait to be accepted; the system may allow less.
+const QUEUE: Backlog = Backlog::MAXALLOWABLE;
+/// How often a line that a caller can cause is logged.
+const PERIOD: Duration = Duration::from_secs(1);
 
 /// A listening Unix socket. Dropped, it removes its file, unless another process replaced it.
 #[derive(Debug)]
@@ -93,6 +117,7 @@ pub struct UnixIncoming {
     listener: UnixListener,
     path: PathBuf,
     inode: u64,
+    failures: Throttle,
 }
 
 impl UnixIncoming {
@@ -110,7 +135,12 @@ impl Accept for UnixIncoming {
             match self.listener.accept().await {
                 Ok((stream, _)) => match PeerStream::new(stream) {
                     Ok(stream) => return stream,
-                    Err(error) => tracing::warn!(%error, "Connection failed during accept"),
+                    Err(error) => {
+                        if let Some(unsaid) = self.failures.admit(Instant::now()) {
+                            let unsaid = (unsaid > 0).then_some(unsaid);
+                            tracing::warn!(%error, unsaid, "Connection failed during accept");
+                        }
+                    }
                 },
                 Err(error) => pause_after(&error).await,
             }

@@ -20,6 +20,7 @@ pub mod log;
 pub mod rlimit;
 pub mod secret;
 pub mod signal;
+pub mod throttle;
 pub mod umask;
 pub mod version;
 
@@ -27,4 +28,5 @@ pub use backoff::Backoff;
 pub use clock::{Clock, ManualClock, SystemClock};
 pub use drain::{Drain, Tasks, Watcher};
 pub use secret::Secret;
+pub use throttle::Throttle;
 pub use version::VERSION;

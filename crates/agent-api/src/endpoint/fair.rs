@@ -9,9 +9,11 @@ use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
 use steeple_net::serve::Accept;
 use steeple_peer::Peer;
+use steeple_runtime::Throttle;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 use tracing::warn;
@@ -21,13 +23,17 @@ pub(super) struct FairIncoming<I> {
     incoming: I,
     held: Held,
     per_user: usize,
+    refusals: Throttle,
 }
+
+/// How often a refusal is logged: a storm of them is one line a second.
+const PERIOD: Duration = Duration::from_secs(1);
 
 type Held = Arc<Mutex<HashMap<u32, usize>>>;
 
 impl<I> FairIncoming<I> {
     pub(super) fn new(incoming: I, per_user: usize) -> Self {
-        Self { incoming, held: Held::default(), per_user }
+        Self { incoming, held: Held::default(), per_user, refusals: Throttle::new(PERIOD) }
     }
 }
 
@@ -44,12 +50,17 @@ where
             let uid = stream.connect_info().uid();
             match Place::take(&self.held, uid, self.per_user) {
                 Some(place) => return Counted { stream, _place: place },
-                None => warn!(
-                    subsystem_name = "endpoints",
-                    uid,
-                    limit = self.per_user,
-                    "Closing a connection: this user holds too many"
-                ),
+                None => {
+                    if let Some(unsaid) = self.refusals.admit(Instant::now()) {
+                        warn!(
+                            subsystem_name = "endpoints",
+                            uid,
+                            limit = self.per_user,
+                            unsaid = (unsaid > 0).then_some(unsaid),
+                            "Closing a connection: this user holds too many"
+                        );
+                    }
+                }
             }
         }
     }

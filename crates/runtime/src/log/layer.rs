@@ -36,9 +36,7 @@ impl LogrusLayer {
     fn allows(&self, metadata: &Metadata<'_>) -> bool {
         let level = self.handle.level();
         *metadata.level() <= level.filter()
-            && (*metadata.level() <= tracing::Level::WARN
-                || level == Level::Trace
-                || is_ours(metadata.target()))
+            && (*metadata.level() <= loudest(metadata.target()) || level == Level::Trace)
     }
 
     fn write<S>(&self, scratch: &mut Scratch, event: &Event<'_>, context: &Context<'_, S>)
@@ -108,8 +106,16 @@ where
     }
 }
 
-fn is_ours(target: &str) -> bool {
-    target.starts_with("steeple") || target.starts_with("spire")
+/// The most talkative level at which a target is heard short of trace. Of h2 only errors: what it
+/// warns of, any peer can cause as often as it likes.
+fn loudest(target: &str) -> tracing::Level {
+    if target.starts_with("steeple") || target.starts_with("spire") {
+        tracing::Level::TRACE
+    } else if target.starts_with("h2") {
+        tracing::Level::ERROR
+    } else {
+        tracing::Level::WARN
+    }
 }
 
 #[derive(Default)]
