@@ -70,7 +70,7 @@ impl Deployment {
         let token = AgentClient::new(server_channel.clone()).create_join_token(request).await;
         let token = token.map_err(Error::call("CreateJoinToken"))?.into_inner().value;
         let agent_path = format!("/spire/agent/join_token/{token}");
-        entries::create(server_channel, entry("/bench", &agent_path)).await?;
+        entries::create(server_channel, entry("/bench", &agent_path, own_uid())).await?;
 
         write(&path("agent.conf"), &agent_config(folder.path(), port))?;
         let begun = Instant::now();
@@ -112,7 +112,7 @@ impl Deployment {
 
     /// An entry that gives whoever runs this the identity with `path`.
     pub fn own_entry(&self, path: &str) -> Entry {
-        entry(path, &self.agent_path)
+        entry(path, &self.agent_path, own_uid())
     }
 
     /// Fails when one of the programs has ended.
@@ -131,10 +131,9 @@ impl Deployment {
     }
 }
 
-/// An entry below the agent with `parent`, for the user that runs this.
-pub fn entry(path: &str, parent: &str) -> Entry {
+/// An entry below the agent with `parent`, for the user `uid`.
+pub fn entry(path: &str, parent: &str, uid: u32) -> Entry {
     let id = |path: &str| Spiffeid { trust_domain: TRUST_DOMAIN.into(), path: path.into() };
-    let uid = nix::unistd::geteuid();
     let selector = Selector { r#type: "unix".into(), value: format!("uid:{uid}") };
     Entry {
         spiffe_id: Some(id(path)),
@@ -142,6 +141,10 @@ pub fn entry(path: &str, parent: &str) -> Entry {
         selectors: vec![selector],
         ..Default::default()
     }
+}
+
+fn own_uid() -> u32 {
+    nix::unistd::geteuid().as_raw()
 }
 
 async fn bundle(channel: Channel) -> std::result::Result<Bundle, Status> {

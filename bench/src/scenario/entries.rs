@@ -16,6 +16,8 @@ const CREATE: &str = "BatchCreateEntry";
 const DELETE: &str = "BatchDeleteEntry";
 /// The most entries of one load: what there is in the database changes what comes after.
 const MOST: u64 = 2000;
+/// Each entry has a selector of its own, as entries of different workloads do.
+const FIRST_UID: u32 = 100_000;
 
 pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     // Of another agent, so that what is measured is the writing.
@@ -23,14 +25,16 @@ pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<(
     let mut callers = Vec::new();
     for number in 0..context.args.connections {
         let channel = deployment.server_channel();
-        create(channel.clone(), deployment::entry(&format!("/first/{number}"), parent)).await?;
+        let entry = deployment::entry(&format!("/first/{number}"), parent, 1);
+        create(channel.clone(), entry).await?;
         callers.push(channel);
     }
     let gate = Gate::new(context.args.load, MOST);
     let spent = drive(deployment, callers, gate, |channel, gate| async move {
         let mut calls = 0;
         while let Some(number) = gate.next() {
-            let entry = deployment::entry(&format!("/created/{number}"), parent);
+            let uid = FIRST_UID + number as u32;
+            let entry = deployment::entry(&format!("/created/{number}"), parent, uid);
             create(channel.clone(), entry).await?;
             calls += 1;
         }
