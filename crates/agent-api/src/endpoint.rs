@@ -25,7 +25,7 @@ use crate::workload::{WorkloadApi, WorkloadService};
 pub struct Endpoint {
     incoming: UnixIncoming,
     router: Router,
-    stopping: &'static str,
+    /// What is served, as the public socket's lines of log name it.
     apis: Option<&'static str>,
 }
 
@@ -49,7 +49,7 @@ impl Endpoint {
         let router = with_reflection(router, &services);
         info!(subsystem_name = "endpoints", address = %path.display(), network = "unix", apis,
             "Starting agent APIs");
-        Ok(Self { incoming, router, stopping: "Stopping agent APIs", apis: Some(apis) })
+        Ok(Self { incoming, router, apis: Some(apis) })
     }
 
     /// The operator's socket.
@@ -66,20 +66,26 @@ impl Endpoint {
             .add_service(DebugServer::new(debug))
             .add_service(LoggerServer::new(logger));
         info!(address = %path.display(), network = "unix", "Starting Admin APIs");
-        Ok(Self { incoming, router, stopping: "Stopping Admin APIs", apis: None })
+        Ok(Self { incoming, router, apis: None })
     }
 
     /// Serves until the drain is signalled and the open calls have ended.
     pub async fn serve(self, drain: Watcher) {
-        let (stopping, apis) = (self.stopping, self.apis);
+        let (apis, address) = (self.apis, self.incoming.path().display().to_string());
         let mut signal = drain.clone();
         let limits = limits();
         let incoming = FairIncoming::new(self.incoming, limits.max_connections.div_ceil(2));
         let announce = async {
             signal.signalled().await;
-            info!(subsystem_name = "endpoints", apis, "{stopping}");
+            match apis {
+                Some(apis) => info!(subsystem_name = "endpoints", apis, "Stopping agent APIs"),
+                None => info!(address, network = "unix", "Stopping Admin APIs"),
+            }
         };
         tokio::join!(announce, serve(incoming, self.router, limits, drain));
+        if apis.is_none() {
+            info!(address, network = "unix", "Admin APIs have stopped");
+        }
     }
 }
 

@@ -16,4 +16,5 @@ pub mod endpoint;
 pub mod health;
 pub mod rate_limit;
 mod reflection;
+mod share;
 pub mod workload;

@@ -37,6 +37,7 @@ use tracing::{debug, error, warn};
 
 use self::call::Call;
 use crate::rate_limit::RateLimits;
+use crate::share::{Share, Shares};
 
 /// What the Workload API answers from.
 pub struct WorkloadApi {
@@ -64,12 +65,15 @@ pub struct WorkloadApi {
 
 /// [`WorkloadApi`] as an HTTP service.
 #[derive(Clone)]
-pub struct WorkloadService(Arc<WorkloadApi>);
+pub struct WorkloadService {
+    api: Arc<WorkloadApi>,
+    open_calls: Shares,
+}
 
 impl WorkloadService {
     /// Serves this.
     pub fn new(api: Arc<WorkloadApi>) -> Self {
-        Self(api)
+        Self { api, open_calls: Shares::new(MAX_OPEN_CALLS) }
     }
 }
 
@@ -87,8 +91,18 @@ impl Service<http::Request<Body>> for WorkloadService {
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let api = self.0.clone();
-        Box::pin(async move { Ok(api.route(request).await.unwrap_or_else(Status::into_http)) })
+        let api = self.api.clone();
+        let share = call::peer(request.extensions()).and_then(|peer| {
+            let share = self.open_calls.take(peer.uid());
+            share.ok_or_else(|| Status::unavailable("too many calls of this user are open"))
+        });
+        Box::pin(async move {
+            let answer = match share {
+                Ok(share) => api.route(request, share).await,
+                Err(status) => Err(status),
+            };
+            Ok(answer.unwrap_or_else(Status::into_http))
+        })
     }
 }
 
@@ -117,6 +131,7 @@ impl WorkloadApi {
     async fn route(
         self: Arc<Self>,
         request: http::Request<Body>,
+        share: Share,
     ) -> Result<http::Response<Body>, Status> {
         let method = request.uri().path().rsplit('/').next().unwrap_or_default();
         let known = match method {
@@ -135,7 +150,7 @@ impl WorkloadApi {
         };
         require_security_header(request.headers())?;
         match known {
-            Method::Stream(kind) => self.stream(kind, request).await,
+            Method::Stream(kind) => self.stream(kind, request, share).await,
             Method::FetchJwtSvid => {
                 let peer = call::peer(request.extensions())?;
                 let handler = tower::service_fn(move |request: Request<proto::JwtsvidRequest>| {
@@ -163,6 +178,7 @@ impl WorkloadApi {
         self: Arc<Self>,
         kind: &'static StreamKind,
         request: http::Request<Body>,
+        share: Share,
     ) -> Result<http::Response<Body>, Status> {
         let (parts, body) = request.into_parts();
         // The requests of all streams are empty; what else is sent is not kept.
@@ -177,7 +193,8 @@ impl WorkloadApi {
             () = drain.signalled() => return Err(stream::stopping()),
         };
         let first = stream::show(&self, kind, &caller, &update)?;
-        Ok(stream::response(stream::Stream { api: self, kind, caller, subscription, drain }, first))
+        let stream = stream::Stream { api: self, kind, caller, subscription, drain, _share: share };
+        Ok(stream::response(stream, first))
     }
 
     async fn fetch_jwt_svid(
@@ -318,5 +335,8 @@ fn require_security_header(headers: &http::HeaderMap) -> Result<(), Status> {
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// What a caller may send in one message.
 const MAX_REQUEST: usize = 256 * 1024;
+/// How many calls one user's processes may have open at once. Each costs a few
+/// kilobytes for as long as its caller likes.
+const MAX_OPEN_CALLS: usize = 16_384;
 /// How much of a key id an error repeats.
 const MAX_ECHO: usize = 64;

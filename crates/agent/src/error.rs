@@ -61,6 +61,9 @@ pub enum AgentError {
     /// The server wants a new attestation, which this method does not allow.
     #[error("attestation method is not re-attestable")]
     NotReattestable,
+    /// The server cannot be recognised any more.
+    #[error("failed to sync with SPIRE Server: {0}")]
+    Sync(#[source] Box<AgentError>),
     /// The agent stops to start anew with a new bundle.
     #[error("shutting down for rebootstrapping")]
     Rebootstrap,
@@ -88,7 +91,7 @@ impl AgentError {
     pub(crate) fn refusal(&self) -> Refusal {
         match self {
             Self::Call(call) => call.refusal(),
-            Self::Expired { source, .. } => source.refusal(),
+            Self::Expired { source, .. } | Self::Sync(source) => source.refusal(),
             _ => Refusal::Transient,
         }
     }

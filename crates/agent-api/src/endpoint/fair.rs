@@ -4,10 +4,8 @@
 //! user's processes may hold half of what there is room for; a connection
 //! beyond that is closed unanswered, and the other users never notice.
 
-use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -18,10 +16,12 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
+use crate::share::{Share, Shares};
+
 /// Connections of another listener, counted by the caller's user.
 pub(super) struct FairIncoming<I> {
     incoming: I,
-    held: Held,
+    held: Shares,
     per_user: usize,
     refusals: Throttle,
 }
@@ -29,11 +29,9 @@ pub(super) struct FairIncoming<I> {
 /// How often a refusal is logged: a storm of them is one line a second.
 const PERIOD: Duration = Duration::from_secs(1);
 
-type Held = Arc<Mutex<HashMap<u32, usize>>>;
-
 impl<I> FairIncoming<I> {
     pub(super) fn new(incoming: I, per_user: usize) -> Self {
-        Self { incoming, held: Held::default(), per_user, refusals: Throttle::new(PERIOD) }
+        Self { incoming, held: Shares::new(per_user), per_user, refusals: Throttle::new(PERIOD) }
     }
 }
 
@@ -48,8 +46,8 @@ where
         loop {
             let stream = self.incoming.accept().await;
             let uid = stream.connect_info().uid();
-            match Place::take(&self.held, uid, self.per_user) {
-                Some(place) => return Counted { stream, _place: place },
+            match self.held.take(uid) {
+                Some(share) => return Counted { stream, _share: share },
                 None => {
                     if let Some(unsaid) = self.refusals.admit(Instant::now()) {
                         warn!(
@@ -66,45 +64,10 @@ where
     }
 }
 
-/// One connection's share; given back when it is dropped.
-struct Place {
-    held: Held,
-    uid: u32,
-}
-
-impl Place {
-    fn take(held: &Held, uid: u32, limit: usize) -> Option<Self> {
-        let mut counts = lock(held);
-        let count = counts.entry(uid).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        drop(counts);
-        Some(Self { held: held.clone(), uid })
-    }
-}
-
-impl Drop for Place {
-    fn drop(&mut self) {
-        let mut counts = lock(&self.held);
-        if let Some(count) = counts.get_mut(&self.uid) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.uid);
-            }
-        }
-    }
-}
-
-fn lock(held: &Held) -> MutexGuard<'_, HashMap<u32, usize>> {
-    held.lock().expect("no code panics while it holds the counts")
-}
-
 /// A connection with its place.
 pub(super) struct Counted<S> {
     stream: S,
-    _place: Place,
+    _share: Share,
 }
 
 impl<S: Connected> Connected for Counted<S> {

@@ -19,6 +19,7 @@ use tracing::{debug, warn};
 
 use super::call::{Call, SERVICE, SUBSYSTEM};
 use super::{StreamKind, WorkloadApi};
+use crate::share::Share;
 
 pub(super) struct Stream {
     pub(super) api: Arc<WorkloadApi>,
@@ -26,6 +27,8 @@ pub(super) struct Stream {
     pub(super) caller: Call,
     pub(super) subscription: Subscription,
     pub(super) drain: Watcher,
+    /// Of the calls that its user may have open.
+    pub(super) _share: Share,
 }
 
 /// The answer whose body begins with `first` and goes on with every update.

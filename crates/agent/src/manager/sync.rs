@@ -90,7 +90,7 @@ impl Manager {
     pub(crate) fn on_unknown_authority(&self, error: AgentError) -> Option<AgentError> {
         if !self.settings.rebootstrap {
             info!(subsystem_name = SUBSYSTEM, %error, "Synchronize failed, non-recoverable error");
-            return Some(error);
+            return Some(AgentError::Sync(Box::new(error)));
         }
         let now = self.clock.now();
         let started = self.data.read().bootstrap_start_time.unwrap_or(now);
