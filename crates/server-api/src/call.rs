@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use steeple_proto::spire::api::types;
 use steeple_runtime::Clock;
 use steeple_server_core::access::{
-    AgentCaller, Caller, DownstreamCaller, Operator, Permit, Reader,
+    AgentCaller, Caller, DownstreamCaller, Operator, PeerSvid, Permit, Reader,
 };
 use steeple_store::StoreError;
 use tonic::{Code, Request, Status};
@@ -111,12 +111,17 @@ impl Call {
         }
     }
 
+    /// The client's SVID, if it showed one.
+    pub(crate) fn caller_svid(&self) -> Option<&PeerSvid> {
+        match &self.0.caller {
+            Caller::Remote { svid, .. } => svid.as_ref(),
+            Caller::Local => None,
+        }
+    }
+
     /// The client's SPIFFE ID, for the log.
     pub(crate) fn caller_id(&self) -> Option<&str> {
-        match &self.0.caller {
-            Caller::Remote { svid: Some(svid), .. } => Some(svid.id.as_str()),
-            _ => None,
-        }
+        self.caller_svid().map(|svid| svid.id.as_str())
     }
 
     /// Waits until the client's bucket has given tokens for `items`, on methods that cost per

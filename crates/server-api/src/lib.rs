@@ -27,6 +27,7 @@ mod stack;
 mod status;
 mod svid;
 mod table;
+mod turns;
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -72,6 +73,7 @@ use crate::limit::Limits;
 use crate::logger::LoggerService;
 use crate::stack::{Gate, Stack};
 use crate::svid::SvidService;
+use crate::turns::Turns;
 
 /// What the APIs are adapters of.
 pub struct Parts {
@@ -158,6 +160,7 @@ pub fn apis(parts: Parts) -> Apis<impl GrpcService, impl GrpcService> {
         gatekeeper: parts.gatekeeper,
         bundles,
         limits: Arc::new(Limits::new(parts.limits, now)),
+        turns: Turns::default(),
         audit: Audit::new(parts.audit),
         clock: parts.clock,
     });

@@ -23,6 +23,7 @@ use crate::call::{Call, Facts};
 use crate::limit::{Limits, Toll};
 use crate::status::{Answer, denied};
 use crate::table::{self, Row};
+use crate::turns::{self, Turn, Turns};
 
 /// What the stack decides with; shared by both listeners.
 pub(crate) struct Stack {
@@ -30,6 +31,7 @@ pub(crate) struct Stack {
     pub(crate) gatekeeper: Gatekeeper,
     pub(crate) bundles: Bundles,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) turns: Turns,
     pub(crate) audit: Audit,
     pub(crate) clock: Arc<dyn Clock>,
 }
@@ -77,10 +79,11 @@ where
             let (mut head, body) = request.into_parts();
             let subject = stack.audit.subject(&head);
             match stack.admit(row, local, &head).await {
-                Ok(call) => {
+                Ok((call, turn)) => {
                     head.extensions.insert(call.clone());
                     let response = inner.call(Request::from_parts(head, body)).await?;
-                    Ok(stack.audit.follow(call, subject, words_of_grpc(response)))
+                    let response = turns::keep(turn, words_of_grpc(response));
+                    Ok(stack.audit.follow(call, subject, response))
                 }
                 Err(status) => {
                     stack.audit.refused(row, &subject, &status);
@@ -97,7 +100,7 @@ impl Stack {
         row: &'static Row,
         local: bool,
         head: &request::Parts,
-    ) -> Result<Call, Status> {
+    ) -> Result<(Call, Option<Turn>), Status> {
         let request_id = uuid::Uuid::new_v4().to_string();
         let caller = if local { Caller::Local } else { self.authenticate(row, head).await? };
         let permit = self.authorize(row, &caller, &request_id).await?;
@@ -113,7 +116,11 @@ impl Stack {
         if let Toll::PerCall(..) = row.toll {
             call.spend(1).await?;
         }
-        Ok(call)
+        let turn = match call.caller_svid() {
+            None => None,
+            Some(svid) => Some(self.turns.take(&svid.id).await.map_err(|error| call.fail(&error))?),
+        };
+        Ok((call, turn))
     }
 
     async fn authenticate(&self, row: &Row, head: &request::Parts) -> Result<Caller, Status> {
@@ -177,6 +184,8 @@ impl Stack {
                 request_id,
                 caller_addr,
                 caller_id,
+                authorized_as = error.is_none().then_some("nobody"),
+                authorized_via = error.is_none().then_some(""),
                 error,
                 "{message}"
             );
@@ -184,7 +193,9 @@ impl Stack {
         if let Some(fault) = fault_line(&refusal) {
             log(None, &fault);
         }
-        log(Some(status.message()), "Failed to authenticate caller");
+        let code = steeple_plugin::Code::from_number(status.code() as i32).name();
+        let error = format!("rpc error: code = {code} desc = {}", status.message());
+        log(Some(&error), "Failed to authenticate caller");
         Err(status)
     }
 }
