@@ -94,7 +94,10 @@ impl Agent {
         self.initialize(&manager).await?;
         self.open_sockets(&manager, attestors, tasks, watcher)?;
         health.started();
-        manager.run(watcher.clone()).await
+        let mut running = Running(true);
+        let outcome = manager.run(watcher.clone()).await;
+        running.0 = false;
+        outcome
     }
 
     fn watch_signals(&self, tasks: &Tasks, watcher: &Watcher) {
@@ -113,7 +116,7 @@ impl Agent {
             tasks.spawn("reconfigurer", async move {
                 loop {
                     tokio::select! {
-                        () = signals.recv() => info!(subsystem_name = "reconfigurer", "Reconfiguring plugins"),
+                        () = signals.recv() => info!(subsystem_name = "reconfigurer", "Reconfigure signal received"),
                         () = drain.signalled() => return,
                     }
                 }
@@ -360,6 +363,17 @@ impl Patience {
 
 fn patience(rebootstrap: bool) -> Duration {
     if rebootstrap { REBOOTSTRAP_PATIENCE } else { BOOTSTRAP_PATIENCE }
+}
+
+/// Says so when the manager is dropped at its work, which is how a signal ends it.
+struct Running(bool);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        if self.0 {
+            info!(subsystem_name = "manager", "Cache manager stopped");
+        }
+    }
 }
 
 fn workload_socket(config: &AgentConfig) -> Option<&Path> {
