@@ -47,7 +47,7 @@ pub enum VerifyError {
     LeafCannotSign,
     /// There is no bundle of the leaf's trust domain.
     #[error(
-        "x509svid: could not get X509 bundle: no X.509 bundle found for trust domain: {:?}",
+        "x509svid: could not get X509 bundle: x509bundle: no X.509 bundle found for trust domain: {:?}",
         .0.as_str()
     )]
     UnknownTrustDomain(TrustDomain),
