@@ -67,13 +67,16 @@ pub struct WorkloadApi {
 #[derive(Clone)]
 pub struct WorkloadService {
     api: Arc<WorkloadApi>,
-    open_calls: Shares,
+    open_streams: Shares,
+    open_unary: Shares,
 }
 
 impl WorkloadService {
     /// Serves this.
     pub fn new(api: Arc<WorkloadApi>) -> Self {
-        Self { api, open_calls: Shares::new(MAX_OPEN_CALLS) }
+        let (open_streams, open_unary) =
+            (Shares::new(MAX_OPEN_STREAMS), Shares::new(MAX_OPEN_UNARY));
+        Self { api, open_streams, open_unary }
     }
 }
 
@@ -93,7 +96,13 @@ impl Service<http::Request<Body>> for WorkloadService {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let api = self.api.clone();
         let share = call::peer(request.extensions()).and_then(|peer| {
-            let share = self.open_calls.take(peer.uid());
+            let open = match request.uri().path() {
+                "/SpiffeWorkloadAPI/FetchJWTSVID" | "/SpiffeWorkloadAPI/ValidateJWTSVID" => {
+                    &self.open_unary
+                }
+                _ => &self.open_streams,
+            };
+            let share = open.take(peer.uid());
             share.ok_or_else(|| Status::unavailable("too many calls of this user are open"))
         });
         Box::pin(async move {
@@ -182,7 +191,7 @@ impl WorkloadApi {
     ) -> Result<http::Response<Body>, Status> {
         let (parts, body) = request.into_parts();
         // The requests of all streams are empty; what else is sent is not kept.
-        if Limited::new(body, MAX_REQUEST).collect().await.is_err() {
+        if Limited::new(body, MAX_STREAM_REQUEST).collect().await.is_err() {
             return Err(Status::resource_exhausted("request is too large"));
         }
         let caller = Call::attest(&self, call::peer(&parts.extensions)?, kind.method).await?;
@@ -335,8 +344,12 @@ fn require_security_header(headers: &http::HeaderMap) -> Result<(), Status> {
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// What a caller may send in one message.
 const MAX_REQUEST: usize = 256 * 1024;
-/// How many calls one user's processes may have open at once. Each costs a few
-/// kilobytes for as long as its caller likes.
-const MAX_OPEN_CALLS: usize = 16_384;
+/// What a caller may send to open a stream: an empty message.
+const MAX_STREAM_REQUEST: usize = 4 * 1024;
+/// How many streams one user's processes may have open at once. Each costs a
+/// few kilobytes for as long as its caller likes.
+const MAX_OPEN_STREAMS: usize = 16_384;
+/// How many of the other calls, which may cost [`MAX_REQUEST`] each.
+const MAX_OPEN_UNARY: usize = 1024;
 /// How much of a key id an error repeats.
 const MAX_ECHO: usize = 64;
