@@ -45,19 +45,18 @@ impl ClientStream {
 pub async fn connect(address: SocketAddr, tls: &ClientTls) -> Result<ClientStream, ConnectError> {
     let mut config = (*tls.config()).clone();
     config.alpn_protocols = Vec::new();
-    let connecting = async {
-        let stream = TcpStream::connect(address).await.map_err(|source| ConnectError::Dial {
-            network: "tcp",
-            address: address.to_string(),
-            source,
-        })?;
-        let name = ServerName::from(address.ip());
-        let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
-        handshake.map(ClientStream).map_err(|error| match find_peer_error(&error) {
-            Some(peer) => ConnectError::Peer(peer),
-            None => ConnectError::Handshake(error),
-        })
-    };
+    let connecting =
+        async {
+            let stream = TcpStream::connect(address).await.map_err(|source| {
+                ConnectError::Dial { network: "tcp", address: address.to_string(), source }
+            })?;
+            let name = ServerName::from(address.ip());
+            let handshake = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+            handshake.map(ClientStream).map_err(|error| match find_peer_error(&error) {
+                Some(peer) => ConnectError::Peer(peer),
+                None => ConnectError::Handshake(error),
+            })
+        };
     timeout(DEADLINE, connecting).await.unwrap_or_else(|_| {
         Err(ConnectError::Timeout { network: "tcp", address: address.to_string() })
     })

@@ -185,7 +185,12 @@ struct PeerInner {
 impl TlsPeer {
     /// A peer at `address` with a chain in DER, leaf first; no certificates if it showed none.
     pub fn new(address: SocketAddr, chain: Vec<CertificateDer<'static>>) -> Self {
-        Self(Arc::new(PeerInner { address, chain, parsed: OnceLock::new(), finding: OnceCell::new() }))
+        Self(Arc::new(PeerInner {
+            address,
+            chain,
+            parsed: OnceLock::new(),
+            finding: OnceCell::new(),
+        }))
     }
 
     /// The address that it connected from.
