@@ -173,7 +173,12 @@ impl Dialect {
         else {
             return false;
         };
-        let sea_orm::sqlx::Error::Database(database) = &**error else { return false };
+        self.is_busy_driver(error)
+    }
+
+    /// The same of an error of the driver itself.
+    pub(super) fn is_busy_driver(self, error: &sea_orm::sqlx::Error) -> bool {
+        let sea_orm::sqlx::Error::Database(database) = error else { return false };
         match self {
             Self::Sqlite { .. } => database
                 .code()

@@ -1,7 +1,7 @@
 //! Opening a database: connections, settings, schema.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::sqlx::ConnectOptions;
@@ -77,16 +77,28 @@ async fn connect(
     options: SqliteConnectOptions,
     deadline: Duration,
 ) -> Result<DatabaseConnection, sea_orm::sqlx::Error> {
-    let pool = SqlitePoolOptions::new()
-        .min_connections(1)
-        .max_connections(connections)
-        .acquire_timeout(deadline)
-        .idle_timeout(None)
-        .max_lifetime(None)
-        .test_before_acquire(false)
-        .connect_with(options)
-        .await?;
-    Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool))
+    let dialect = Dialect::Sqlite { utc_offset_seconds: 0 };
+    let started = Instant::now();
+    loop {
+        let pool = SqlitePoolOptions::new()
+            .min_connections(1)
+            .max_connections(connections)
+            .acquire_timeout(deadline)
+            .idle_timeout(None)
+            .max_lifetime(None)
+            .test_before_acquire(false)
+            .connect_with(options.clone())
+            .await;
+        match pool {
+            Ok(pool) => return Ok(SqlxSqliteConnector::from_sqlx_sqlite_pool(pool)),
+            // Turning a new file's journal to WAL does not wait as other statements do: whoever
+            // opens it at the same moment is told at once that it is locked.
+            Err(error) if dialect.is_busy_driver(&error) && started.elapsed() < deadline => {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
 }
 
 /// SQLite's version, and how far the local time zone is from UTC now.
