@@ -40,7 +40,7 @@ check: ## Formatting, lints, layers, tidiness, licences
 	 else echo "skipped: cargo deny: not installed (cargo install cargo-deny --locked)"; fi
 
 unit: ## Unit, property and integration tests
-	cargo test --locked --workspace
+	cargo test --locked --workspace --no-fail-fast
 
 interop: ## Other people's SPIFFE software against ours (Go, Python, Java with Maven)
 	cargo build --locked -p steeple-server -p steeple-agent
