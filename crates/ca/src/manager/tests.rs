@@ -229,6 +229,9 @@ fn the_log_lines_are_those_that_scripts_look_for() {
     let subscriber =
         tracing_subscriber::fmt().with_writer(lines.clone()).with_max_level(tracing::Level::DEBUG);
     let (world, clock) = (World::new(), ManualClock::new(noon()));
+    // While there is but one subscriber, tracing asks the thread that comes to a line first
+    // whether anybody listens; in another test's thread nobody does.
+    let _second = tracing::Dispatch::new(tracing_subscriber::registry());
     tracing::subscriber::with_default(subscriber.with_ansi(false).finish(), || {
         let manager = started(&world, &config(), &clock);
         let kind = AuthorityKind::Jwt;
