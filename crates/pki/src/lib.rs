@@ -12,6 +12,7 @@
 pub mod bundle;
 pub mod csr;
 mod der;
+pub mod digest;
 mod json;
 pub mod jwt;
 mod keys;

@@ -7,7 +7,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use aws_lc_rs::digest::{Context, SHA256};
+use steeple_pki::digest::Sha256;
 use steeple_runtime::Clock;
 use tokio::sync::Semaphore;
 
@@ -78,7 +78,7 @@ impl Digests {
         }
         let identity = Identity::of(&metadata);
         let started = self.clock.now();
-        let mut work = Work { file, context: Context::new(&SHA256), finished: false };
+        let mut work = Work { file, context: Sha256::new(), finished: false };
         while !work.finished {
             // Asked before each slice: of many callers with one program, the first to finish
             // spares the others the rest.
@@ -90,7 +90,7 @@ impl Digests {
                 .await?
                 .map_err(|error| PathError::new("read", path, error))?;
         }
-        let digest: Arc<str> = hexadecimal(work.context.finish().as_ref()).into();
+        let digest: Arc<str> = hexadecimal(&work.context.finish()).into();
         let unchanged = work.file.metadata().is_ok_and(|after| Identity::of(&after) == identity);
         if unchanged && identity.settled_at(started) {
             let mut known = self.known.lock().unwrap_or_else(PoisonError::into_inner);
@@ -133,7 +133,7 @@ impl Identity {
 
 struct Work {
     file: File,
-    context: Context,
+    context: Sha256,
     finished: bool,
 }
 
@@ -232,7 +232,7 @@ mod tests {
         let digests = digests(Duration::ZERO);
         let (one, two) = tokio::join!(digest(&digests, &path, 0), digest(&digests, &path, 0));
         let zeros = vec![0; usize::try_from(SLICE * 2 + 1).unwrap()];
-        let expected = hexadecimal(aws_lc_rs::digest::digest(&SHA256, &zeros).as_ref());
+        let expected = hexadecimal(&Sha256::of(&zeros));
         assert_eq!((&*one.unwrap(), &*two.unwrap()), (&*expected, &*expected));
     }
 }
