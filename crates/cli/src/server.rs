@@ -3,6 +3,7 @@
 mod agents;
 mod agents_filter;
 mod agents_purge;
+mod authority;
 mod bundle;
 mod bundle_text;
 mod entry;
@@ -46,7 +47,7 @@ pub fn main(args: &[String], env: &mut Env, program: Program) -> i32 {
 }
 
 fn verbs() -> Vec<Box<dyn Verb>> {
-    vec![
+    let mut verbs: Vec<Box<dyn Verb>> = vec![
         Box::new(agents::Ban),
         Box::new(agents::Count),
         Box::new(agents::Evict),
@@ -78,7 +79,9 @@ fn verbs() -> Vec<Box<dyn Verb>> {
         Box::new(mint_jwt::Mint),
         Box::new(mint_x509::Mint),
         Box::new(token::Generate),
-    ]
+    ];
+    verbs.extend(authority::verbs());
+    verbs
 }
 
 fn run_flags(flags: &mut FlagSet) {
