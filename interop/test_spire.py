@@ -141,6 +141,9 @@ VERBS = [
     ["jwt", "mint", "-spiffeID", f"{REALM}/x"],
     ["jwt", "mint", "-spiffeID", "spiffe://other/x", "-audience", "a"],
     ["healthcheck", "-verbose"],
+    ["localauthority", "x509", "activate"],
+    ["localauthority", "x509", "taint", "-authorityID", "none"],
+    ["localauthority", "jwt", "revoke", "-authorityID", "none"],
     ["logger", "get"],
     ["logger", "set", "-level", "nonsense"],
 ]
