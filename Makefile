@@ -43,7 +43,7 @@ unit: ## Unit, property and integration tests
 	cargo test --locked --workspace --no-fail-fast
 
 interop: ## Other people's SPIFFE software against ours (Go, Python, Java with Maven)
-	cargo build --locked -p steeple-server -p steeple-agent
+	cargo build --locked --workspace
 	@interop/run
 
 bench: ## Speed and size of our own programs; BENCH_BIN='--bin label=folder ...' for others too
