@@ -13,14 +13,26 @@
 
 #[cfg(feature = "contract")]
 pub mod contract;
+mod credential_composer;
 mod error;
 mod host;
 mod key_manager;
 mod node_attestor;
+mod notifier;
+mod svid_store;
+mod upstream_authority;
 mod workload_attestor;
 
+pub use credential_composer::{
+    CredentialComposer, ExtraExtension, Name, X509CaAttributes, X509SvidAttributes,
+};
 pub use error::{Code, PluginError};
 pub use host::{HostContext, Kind};
 pub use key_manager::KeyManager;
 pub use node_attestor::{AgentAttributes, Challenger, NodeAttestor, NodeEvidence};
+pub use notifier::{BundlePublisher, Notifier};
+pub use svid_store::{StoredX509Svid, SvidStore};
+pub use upstream_authority::{
+    LocalBundle, MintedX509Ca, PublishedJwtKeys, Updates, UpstreamAuthority, no_updates,
+};
 pub use workload_attestor::WorkloadAttestor;

@@ -1,0 +1,2 @@
+//! The OIDC discovery provider.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
