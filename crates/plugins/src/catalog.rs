@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use steeple_hcl::Block;
 use steeple_plugin::{
-    Code, HostContext, KeyManager, Kind, NodeEvidence, PluginError, WorkloadAttestor,
+    BundlePublisher, Code, CredentialComposer, HostContext, KeyManager, Kind, NodeAttestor,
+    NodeEvidence, Notifier, PluginError, SvidStore, UpstreamAuthority, WorkloadAttestor,
 };
 
 use crate::key_manager::{disk, memory};
@@ -33,16 +34,21 @@ pub struct Builtin {
     /// Its name in configuration.
     pub name: &'static str,
     check: fn(Option<&Block>) -> Result<Vec<String>, PluginError>,
-    make: Make,
+    make: fn(Option<&Block>, &HostContext) -> Result<Made, PluginError>,
 }
 
-type Made<T> = Result<Arc<T>, PluginError>;
-
-#[derive(Clone, Copy)]
-enum Make {
-    KeyManager(fn(Option<&Block>, &HostContext) -> Made<dyn KeyManager>),
-    NodeEvidence(fn(Option<&Block>, &HostContext) -> Made<dyn NodeEvidence>),
-    WorkloadAttestor(fn(Option<&Block>, &HostContext) -> Made<dyn WorkloadAttestor>),
+/// A plugin that was made.
+#[expect(missing_docs, reason = "each variant is the trait that it holds")]
+pub enum Made {
+    BundlePublisher(Arc<dyn BundlePublisher>),
+    CredentialComposer(Arc<dyn CredentialComposer>),
+    KeyManager(Arc<dyn KeyManager>),
+    NodeAttestor(Arc<dyn NodeAttestor>),
+    NodeEvidence(Arc<dyn NodeEvidence>),
+    Notifier(Arc<dyn Notifier>),
+    SvidStore(Arc<dyn SvidStore>),
+    UpstreamAuthority(Arc<dyn UpstreamAuthority>),
+    WorkloadAttestor(Arc<dyn WorkloadAttestor>),
     /// Lives in the server's core; only its settings are known here.
     Core,
 }
@@ -54,49 +60,49 @@ pub static BUILTINS: &[Builtin] = &[
         kind: Kind::KeyManager,
         name: disk::NAME,
         check: |data| disk::check_agent(data).map(no_notes),
-        make: Make::KeyManager(disk::agent_from_config),
+        make: |data, host| disk::agent_from_config(data, host).map(Made::KeyManager),
     },
     Builtin {
         side: Side::Agent,
         kind: Kind::KeyManager,
         name: memory::NAME,
         check: |data| memory::check(data).map(no_notes),
-        make: Make::KeyManager(memory::from_config),
+        make: |data, host| memory::from_config(data, host).map(Made::KeyManager),
     },
     Builtin {
         side: Side::Agent,
         kind: Kind::NodeAttestor,
         name: join_token::NAME,
         check: |data| join_token::check_agent(data).map(no_notes),
-        make: Make::NodeEvidence(join_token::from_config),
+        make: |data, host| join_token::from_config(data, host).map(Made::NodeEvidence),
     },
     Builtin {
         side: Side::Agent,
         kind: Kind::WorkloadAttestor,
         name: unix::NAME,
         check: |data| unix::check(data).map(no_notes),
-        make: Make::WorkloadAttestor(unix::from_config),
+        make: |data, host| unix::from_config(data, host).map(Made::WorkloadAttestor),
     },
     Builtin {
         side: Side::Server,
         kind: Kind::KeyManager,
         name: disk::NAME,
         check: |data| disk::check_server(data).map(no_notes),
-        make: Make::KeyManager(disk::server_from_config),
+        make: |data, host| disk::server_from_config(data, host).map(Made::KeyManager),
     },
     Builtin {
         side: Side::Server,
         kind: Kind::KeyManager,
         name: memory::NAME,
         check: |data| memory::check(data).map(no_notes),
-        make: Make::KeyManager(memory::from_config),
+        make: |data, host| memory::from_config(data, host).map(Made::KeyManager),
     },
     Builtin {
         side: Side::Server,
         kind: Kind::NodeAttestor,
         name: join_token::NAME,
         check: join_token::server_notes,
-        make: Make::Core,
+        make: |data, _| join_token::server_notes(data).map(|_| Made::Core),
     },
 ];
 
@@ -167,6 +173,23 @@ pub fn is_not_yet_available(side: Side, kind: Kind, name: &str) -> bool {
     })
 }
 
+/// Makes the plugin that a configuration asks for; no `data` is no `plugin_data`.
+///
+/// # Errors
+/// When there is no such plugin, its settings are wrong, or what it stands on cannot be used.
+pub fn make(
+    side: Side,
+    kind: Kind,
+    name: &str,
+    data: Option<&Block>,
+    host: &HostContext,
+) -> Result<Made, PluginError> {
+    match find(side, kind, name) {
+        Some(builtin) => (builtin.make)(data, host),
+        None => Err(missing(side, kind, name)),
+    }
+}
+
 /// Makes the key manager that a configuration asks for; no `data` is no `plugin_data`.
 ///
 /// # Errors
@@ -177,8 +200,8 @@ pub fn key_manager(
     data: Option<&Block>,
     host: &HostContext,
 ) -> Result<Arc<dyn KeyManager>, PluginError> {
-    match find(side, Kind::KeyManager, name).map(|builtin| builtin.make) {
-        Some(Make::KeyManager(make)) => make(data, host),
+    match make(side, Kind::KeyManager, name, data, host)? {
+        Made::KeyManager(made) => Ok(made),
         _ => Err(missing(side, Kind::KeyManager, name)),
     }
 }
@@ -195,8 +218,8 @@ pub fn node_evidence(
     data: Option<&Block>,
     host: &HostContext,
 ) -> Result<Arc<dyn NodeEvidence>, PluginError> {
-    match find(Side::Agent, Kind::NodeAttestor, name).map(|builtin| builtin.make) {
-        Some(Make::NodeEvidence(make)) => make(data, host),
+    match make(Side::Agent, Kind::NodeAttestor, name, data, host)? {
+        Made::NodeEvidence(made) => Ok(made),
         _ => Err(missing(Side::Agent, Kind::NodeAttestor, name)),
     }
 }
@@ -210,8 +233,8 @@ pub fn workload_attestor(
     data: Option<&Block>,
     host: &HostContext,
 ) -> Result<Arc<dyn WorkloadAttestor>, PluginError> {
-    match find(Side::Agent, Kind::WorkloadAttestor, name).map(|builtin| builtin.make) {
-        Some(Make::WorkloadAttestor(make)) => make(data, host),
+    match make(Side::Agent, Kind::WorkloadAttestor, name, data, host)? {
+        Made::WorkloadAttestor(made) => Ok(made),
         _ => Err(missing(Side::Agent, Kind::WorkloadAttestor, name)),
     }
 }

@@ -27,7 +27,8 @@ use tokio::net::TcpListener;
 
 use crate::error::ServerError;
 use crate::health::{self, Health};
-use crate::{listeners, plugins};
+use crate::listeners;
+use crate::plugins::LoadedPlugins;
 
 /// The longest between two looks at the change feed; `cache_reload_interval` may shorten it.
 const POLL: Duration = Duration::from_secs(1);
@@ -73,6 +74,7 @@ pub struct Server {
 
 /// The parts that were opened, before anything is served.
 struct Opened {
+    plugins: LoadedPlugins,
     store: Arc<dyn Store>,
     manager: CaManager,
     svid: ServerSvidRotator,
@@ -125,7 +127,8 @@ impl Server {
         let path = &config.data_dir;
         fsx::create_dir_all(path, 0o755)
             .map_err(|source| ServerError::DataDir { path: path.clone(), source })?;
-        let key_manager = plugins::key_manager(config)?;
+        let plugins = LoadedPlugins::load(config).await?;
+        let key_manager = Arc::clone(&plugins.key_manager);
         let store = steeple_store::open(&store_config(config)).await;
         let store = store.map_err(ServerError::Datastore)?;
         startup::check_trust_domain(store.as_ref(), &config.trust_domain).await?;
@@ -157,7 +160,7 @@ impl Server {
         )
         .await
         .map_err(ServerError::Index)?;
-        Ok(Opened { store, manager, svid, index, index_task, lost_database })
+        Ok(Opened { plugins, store, manager, svid, index, index_task, lost_database })
     }
 
     /// Binds the listeners, and only then starts the tasks.
@@ -266,7 +269,7 @@ impl Server {
                 credentials: credentials.clone(),
                 pool: pool.clone(),
                 trust_domain: trust_domain.clone(),
-                attestors: Vec::new(),
+                attestors: opened.plugins.node_attestors.clone(),
                 id_as_selector: config.experimental.agent_spiffe_id_as_selector,
             }),
             svids: Svids::new(
