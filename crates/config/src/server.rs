@@ -113,6 +113,11 @@ pub struct ServerExperimental {
     pub cache_reload_interval: Option<Duration>,
     /// Age at which event rows are deleted.
     pub prune_events_older_than: Option<Duration>,
+    /// Between two full reads of the entries.
+    pub full_cache_reload_interval: Option<Duration>,
+    /// How long agents that were in good standing are served while the datastore is away; ours,
+    /// SPIRE has no such key. Zero: not at all.
+    pub datastore_outage_grace: Option<Duration>,
 }
 
 /// What the server's command line says; empty, zero or false leaves the file's

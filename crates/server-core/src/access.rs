@@ -7,6 +7,7 @@
 use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, SystemTime};
 
 use steeple_spiffe::SpiffeId;
@@ -138,21 +139,36 @@ pub struct Gatekeeper {
     store: Arc<dyn Store>,
     index: AuthorizedIndex,
     admin_ids: HashSet<SpiffeId>,
-    max_staleness: Duration,
+    trust: Trust,
+    /// Whether the datastore did not answer the last time that it was asked.
+    away: AtomicBool,
+}
+
+/// How far what is in memory is trusted about an agent's standing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Trust {
+    /// The datastore is not asked while memory is at most this old.
+    pub max_staleness: Duration,
+    /// Memory counts while the datastore cannot be reached and memory is at most this old.
+    ///
+    /// Who cannot reach the datastore cannot ban an agent either, so what memory says is mostly
+    /// still true; a ban through another server that does reach it is what this bounds.
+    pub outage_grace: Duration,
 }
 
 impl Gatekeeper {
     /// `admin_ids` hold admin rights by configuration, whatever their trust
     /// domain. An agent whose serial number the index knows is let in without
-    /// asking the datastore while the index is at most `max_staleness` old.
+    /// asking the datastore as far as `trust` says.
     #[must_use]
     pub fn new(
         store: Arc<dyn Store>,
         index: AuthorizedIndex,
         admin_ids: impl IntoIterator<Item = SpiffeId>,
-        max_staleness: Duration,
+        trust: Trust,
     ) -> Self {
-        Self { store, index, admin_ids: admin_ids.into_iter().collect(), max_staleness }
+        let admin_ids = admin_ids.into_iter().collect();
+        Self { store, index, admin_ids, trust, away: AtomicBool::new(false) }
     }
 
     /// Whether an ID of another trust domain may connect at all.
@@ -202,10 +218,15 @@ impl Gatekeeper {
         if now > svid.not_after {
             return Err(refusal(svid, AgentFault::Expired, ""));
         }
-        if self.is_known_active(svid, now) {
+        if self.is_known(svid, now, self.trust.max_staleness, Standing::is_active) {
             return Ok(());
         }
-        let node = self.store.fetch_node(&svid.id).await.map_err(AccessError::Lookup)?;
+        let node = match self.store.fetch_node(&svid.id).await {
+            Ok(node) => node,
+            Err(error @ StoreError::Unavailable(_)) => return self.bridge(svid, now, error),
+            Err(error) => return Err(AccessError::Lookup(error)),
+        };
+        self.away.store(false, Ordering::Relaxed);
         let node = node.ok_or_else(|| refusal(svid, AgentFault::NotAttested, ""))?;
         match standing(&node, &svid.serial_number) {
             Standing::Active => Ok(()),
@@ -221,14 +242,40 @@ impl Gatekeeper {
         }
     }
 
-    fn is_known_active(&self, svid: &PeerSvid, now: SystemTime) -> bool {
-        if self.index.staleness(now) >= self.max_staleness {
+    /// The datastore is away: memory decides for a while, and otherwise nobody.
+    fn bridge(
+        &self,
+        svid: &PeerSvid,
+        now: SystemTime,
+        error: StoreError,
+    ) -> Result<(), AccessError> {
+        let known = |standing: &Standing| matches!(standing, Standing::Active | Standing::Renewed);
+        if !self.is_known(svid, now, self.trust.outage_grace, known) {
+            return Err(AccessError::Lookup(error));
+        }
+        if !self.away.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                subsystem_name = "endpoints",
+                %error,
+                grace = self.trust.outage_grace.as_secs(),
+                "The datastore cannot be reached; agents are let in by what is in memory"
+            );
+        }
+        Ok(())
+    }
+
+    fn is_known(
+        &self,
+        svid: &PeerSvid,
+        now: SystemTime,
+        at_most: Duration,
+        accept: impl Fn(&Standing) -> bool,
+    ) -> bool {
+        if self.index.staleness(now) >= at_most {
             return false;
         }
         let snapshot = self.index.snapshot();
-        snapshot
-            .node(&svid.id)
-            .is_some_and(|node| matches!(standing(node, &svid.serial_number), Standing::Active))
+        snapshot.node(&svid.id).is_some_and(|node| accept(&standing(node, &svid.serial_number)))
     }
 }
 
@@ -237,6 +284,12 @@ enum Standing {
     Renewed,
     Banned,
     Stale,
+}
+
+impl Standing {
+    fn is_active(&self) -> bool {
+        matches!(self, Self::Active)
+    }
 }
 
 fn standing(node: &AttestedNode, used_serial: &str) -> Standing {

@@ -13,7 +13,7 @@ use steeple_plugin::KeyManager;
 use steeple_runtime::log::LogHandle;
 use steeple_runtime::{Clock, SystemClock, Tasks, VERSION, Watcher, drain, fsx, signal};
 use steeple_server_api::{LimitSwitches, Parts, apis};
-use steeple_server_core::access::Gatekeeper;
+use steeple_server_core::access::{Gatekeeper, Trust};
 use steeple_server_core::agents::{Agents, AgentsConfig};
 use steeple_server_core::authorities::Authorities;
 use steeple_server_core::bundles::Bundles;
@@ -35,6 +35,9 @@ const POLL: Duration = Duration::from_secs(1);
 
 /// Between two full reads of the entries (SC-33).
 const FULL_RELOAD: Duration = Duration::from_secs(24 * 60 * 60);
+
+/// How long agents are served from memory while the datastore is away.
+const OUTAGE_GRACE: Duration = Duration::from_secs(10 * 60);
 
 /// Age at which events are deleted (SC-35).
 const EVENT_AGE: Duration = Duration::from_secs(12 * 60 * 60);
@@ -156,7 +159,10 @@ impl Server {
             Arc::clone(&store),
             Arc::clone(&self.clock),
             config.trust_domain.clone(),
-            IndexPeriods { poll, reload: FULL_RELOAD },
+            IndexPeriods {
+                poll,
+                reload: config.experimental.full_cache_reload_interval.unwrap_or(FULL_RELOAD),
+            },
         )
         .await
         .map_err(ServerError::Index)?;
@@ -286,7 +292,10 @@ impl Server {
                 store(),
                 opened.index.clone(),
                 config.admin_ids.iter().cloned(),
-                config.max_attested_node_info_staleness,
+                Trust {
+                    max_staleness: config.max_attested_node_info_staleness,
+                    outage_grace: config.experimental.datastore_outage_grace.unwrap_or(OUTAGE_GRACE),
+                },
             ),
             store: store(),
             log: self.log.clone(),

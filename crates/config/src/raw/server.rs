@@ -65,6 +65,7 @@ pub(crate) struct Experimental {
     pub(crate) full_cache_reload_interval: Located<String>,
     pub(crate) events_based_cache: Located<bool>,
     pub(crate) prune_events_older_than: Located<String>,
+    pub(crate) datastore_outage_grace: Located<String>,
     pub(crate) event_timeout: Located<String>,
     pub(crate) sql_transaction_timeout: Located<String>,
     pub(crate) require_pq_kem: Located<bool>,

@@ -453,13 +453,15 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
     };
     let cache_reload_interval =
         one("cache_reload_interval", "cache reload interval", &raw.cache_reload_interval);
-    one(
+    let full_cache_reload_interval = one(
         "full_cache_reload_interval",
         "full cache reload interval",
         &raw.full_cache_reload_interval,
     );
     let prune_events_older_than =
         one("prune_events_older_than", "prune events interval", &raw.prune_events_older_than);
+    let datastore_outage_grace =
+        one("datastore_outage_grace", "datastore outage grace", &raw.datastore_outage_grace);
     one(
         "sql_transaction_timeout",
         "SQL transaction timeout interval",
@@ -475,7 +477,6 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
     }
     let always = "the entry cache always follows the datastore's events, in order";
     checker.no_effect(&key("events_based_cache"), &raw.events_based_cache, always);
-    checker.no_effect(&key("full_cache_reload_interval"), &raw.full_cache_reload_interval, always);
     checker.no_effect(&key("event_timeout"), &raw.event_timeout, always);
     checker.not_yet(&key("auth_opa_policy_engine"), &raw.auth_opa_policy_engine);
     checker.parse::<KeyType>(
@@ -496,6 +497,8 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
         agent_spiffe_id_as_selector: on(&raw.agent_spiffe_id_as_selector),
         cache_reload_interval: cache_reload_interval.filter(|interval| !interval.is_zero()),
         prune_events_older_than: prune_events_older_than.filter(|age| !age.is_zero()),
+        full_cache_reload_interval: full_cache_reload_interval.filter(|period| !period.is_zero()),
+        datastore_outage_grace,
     }
 }
 
