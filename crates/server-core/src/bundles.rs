@@ -17,6 +17,9 @@ use crate::time::from_unix_seconds;
 /// How long a bundle that was read is good for callers that come often (CH-11).
 const FRESH: Duration = Duration::from_secs(1);
 
+/// How old a bundle may be that is answered while the datastore cannot be reached.
+const USABLE_IN_OUTAGE: Duration = Duration::from_secs(60 * 60);
+
 /// Why a use case about bundles failed.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant is its text")]
@@ -148,18 +151,34 @@ impl Bundles {
         trust_domain: &TrustDomain,
         now: SystemTime,
     ) -> Result<Option<Arc<Bundle>>, BundleError> {
-        if let Some((read_at, bundle)) = self.cache().get(trust_domain)
-            && now.duration_since(*read_at).is_ok_and(|age| age < FRESH)
-        {
-            return Ok(Some(Arc::clone(bundle)));
+        if let Some(bundle) = self.cached(trust_domain, now, FRESH) {
+            return Ok(Some(bundle));
         }
-        let read = self.store.fetch_bundle(trust_domain).await.map_err(BundleError::Fetch)?;
+        let read = match self.store.fetch_bundle(trust_domain).await {
+            Ok(read) => read,
+            Err(error @ StoreError::Unavailable(_)) => {
+                let last = self.cached(trust_domain, now, USABLE_IN_OUTAGE);
+                return last.map(Some).ok_or(BundleError::Fetch(error));
+            }
+            Err(error) => return Err(BundleError::Fetch(error)),
+        };
         let Some(bundle) = read.map(Arc::new) else {
             self.cache().remove(trust_domain);
             return Ok(None);
         };
         self.cache().insert(trust_domain.clone(), (now, Arc::clone(&bundle)));
         Ok(Some(bundle))
+    }
+
+    fn cached(
+        &self,
+        trust_domain: &TrustDomain,
+        now: SystemTime,
+        at_most: Duration,
+    ) -> Option<Arc<Bundle>> {
+        let cache = self.cache();
+        let (read_at, bundle) = cache.get(trust_domain)?;
+        now.duration_since(*read_at).is_ok_and(|age| age < at_most).then(|| Arc::clone(bundle))
     }
 
     /// Forgets what was read, so that the next reader sees what has just been written.
