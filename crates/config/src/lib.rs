@@ -31,6 +31,10 @@ pub use agent::{
 pub use common::{HealthChecks, KeyType, UnknownKeyType};
 pub use datastore::{DataStoreConfig, DatabaseType};
 pub use expand::expand_env;
+pub use federation::{
+    AcmeConfig, BundleEndpointConfig, EndpointProfileConfig, FederatesWithConfig,
+    FederatesWithProfile, FederationConfig,
+};
 pub use plugins::{PluginConfig, PluginData};
 pub use problem::{Notice, NoticeKind, Problem, ProblemKind, Problems, UnknownSection};
 pub use server::{

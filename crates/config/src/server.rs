@@ -14,7 +14,7 @@ use steeple_runtime::log::LogConfig;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
 use crate::{
-    DEFAULT_SERVER_CONFIG_PATH, DataStoreConfig, Env, HealthChecks, KeyType, Notice, PluginConfig,
+    DEFAULT_SERVER_CONFIG_PATH, DataStoreConfig, Env, FederationConfig, HealthChecks, KeyType, Notice, PluginConfig,
     Problems, source::Source,
 };
 
@@ -65,6 +65,8 @@ pub struct ServerConfig {
     pub rate_limit: RateLimit,
     /// Keys that may change without notice.
     pub experimental: ServerExperimental,
+    /// Where the own bundle is offered, and whose bundles are followed.
+    pub federation: FederationConfig,
     /// The HTTP health listener.
     pub health_checks: HealthChecks,
     /// The datastore.

@@ -112,7 +112,7 @@ pub(super) fn build(
     let plugins = plugins::build(&mut checker, &file.plugins, &CATALOG);
     let (datastore, plugins) = split_datastore(&mut checker, plugins);
     check_not_yet(&mut checker, &server);
-    federation::check(&mut checker, &server.federation);
+    let federation = federation::build(&mut checker, &server.federation);
 
     let experimental = server.experimental.value.take().unwrap_or_default();
     let trust_domain = checker.trust_domain("server.trust_domain", &server.trust_domain);
@@ -169,6 +169,7 @@ pub(super) fn build(
                 signing: rate_limit.signing.value.unwrap_or(true),
             },
             experimental,
+            federation,
             health_checks,
             datastore,
             plugins,

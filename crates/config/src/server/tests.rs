@@ -141,9 +141,7 @@ fn unknown_keys_are_refused_where_spire_looks() {
 fn what_is_not_available_yet_gets_one_line_each() {
     let found = notices(
         "profiling_enabled = true
-         proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]
-         federation { federates_with \"a.test\" {
-             bundle_endpoint_url = \"https://a.test\" bundle_endpoint_profile \"https_web\" {} } }",
+         proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
     );
     let keys: Vec<_> = found.iter().map(|(_, key)| key.as_str()).collect();
     assert_eq!(
@@ -151,7 +149,6 @@ fn what_is_not_available_yet_gets_one_line_each() {
         [
             "server.proxy_protocol_trusted_cidrs",
             "server.profiling_enabled",
-            "server.federation.federates_with",
         ]
     );
     assert!(found.iter().all(|(kind, _)| *kind == NoticeKind::NotAvailable));
