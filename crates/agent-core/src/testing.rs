@@ -53,6 +53,8 @@ fn template(key: &PrivateKey, uri: &str, not_after: SystemTime) -> Template {
         ext_key_usage: Vec::new(),
         uri_sans: vec![uri.into()],
         dns_names: Vec::new(),
+        policies: vec![],
+        extra_extensions: vec![],
     }
 }
 

@@ -148,6 +148,8 @@ mod tests {
             ext_key_usage: vec![ExtKeyUsage::ServerAuth, ExtKeyUsage::ClientAuth],
             uri_sans: vec!["spiffe://example.org/web".into()],
             dns_names: Vec::new(),
+            policies: vec![],
+            extra_extensions: vec![],
         };
         let leaf = x509::self_sign(&template, key).await.unwrap();
         let facts = certificate(&leaf);

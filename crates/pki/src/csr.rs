@@ -7,7 +7,10 @@ use crate::keys::{
     KeyError, KeyKind, PrivateKey, PublicKey, SignError, SignatureAlgorithm, Signer,
 };
 use crate::oid;
-use crate::x509::{DistinguishedName, parse_subject_alt_names, put_extension};
+use crate::x509::{
+    DistinguishedName, Extension, IssueError, check_extra, parse_subject_alt_names, put_extension,
+    put_extra,
+};
 
 /// The longest request that is looked at, in bytes.
 pub const MAX_CSR_LEN: usize = 16 * 1024;
@@ -37,6 +40,9 @@ pub enum CsrError {
     /// The request could not be signed.
     #[error("failed to sign CSR: {0}")]
     Sign(#[from] SignError),
+    /// Extensions that no certificate made of it could have.
+    #[error("{0}")]
+    Extensions(#[from] IssueError),
 }
 
 /// A signature that the request's key did not make, in the words of Go's crypto/x509.
@@ -190,7 +196,7 @@ pub fn create_with_dns(
     uris: &[&str],
     dns_names: &[&str],
 ) -> Result<Vec<u8>, CsrError> {
-    let unsigned = Unsigned::build(key.public_key(), subject, uris, dns_names)?;
+    let unsigned = Unsigned::build(key.public_key(), subject, uris, dns_names, &[])?;
     let signature = key.sign(unsigned.algorithm, &unsigned.info)?;
     Ok(unsigned.assemble(&signature))
 }
@@ -204,7 +210,21 @@ pub async fn create_with_signer(
     subject: &DistinguishedName,
     uris: &[&str],
 ) -> Result<Vec<u8>, CsrError> {
-    let unsigned = Unsigned::build(signer.public_key(), subject, uris, &[])?;
+    create_with_extensions(signer, subject, uris, &[]).await
+}
+
+/// Like [`create_with_signer`], asking for further extensions.
+///
+/// # Errors
+/// When the signer fails, or the extensions cannot stand beside those that follow from the rest.
+pub async fn create_with_extensions(
+    signer: &dyn Signer,
+    subject: &DistinguishedName,
+    uris: &[&str],
+    extra_extensions: &[Extension],
+) -> Result<Vec<u8>, CsrError> {
+    check_extra(extra_extensions)?;
+    let unsigned = Unsigned::build(signer.public_key(), subject, uris, &[], extra_extensions)?;
     let signature = signer.sign(unsigned.algorithm, &unsigned.info).await?;
     Ok(unsigned.assemble(&signature))
 }
@@ -222,6 +242,7 @@ impl Unsigned {
         subject: &DistinguishedName,
         uris: &[&str],
         dns_names: &[&str],
+        extra_extensions: &[Extension],
     ) -> Result<Self, CsrError> {
         let algorithm = SignatureAlgorithm::default_for(public_key.kind());
         let identifier = algorithm.identifier().ok_or(CsrError::UnsupportedAlgorithm)?;
@@ -231,8 +252,8 @@ impl Unsigned {
             out.extend_from_slice(&subject.to_der());
             out.extend_from_slice(public_key.spki_der());
             der::put_nested(out, der::context_constructed(0), |out| {
-                if !uris.is_empty() || !dns_names.is_empty() {
-                    put_extension_request(out, uris, dns_names);
+                if !uris.is_empty() || !dns_names.is_empty() || !extra_extensions.is_empty() {
+                    put_extension_request(out, uris, dns_names, extra_extensions);
                 }
             });
         });
@@ -250,21 +271,31 @@ impl Unsigned {
     }
 }
 
-/// Names in the order of Go: DNS before URI.
-fn put_extension_request(out: &mut Vec<u8>, uris: &[&str], dns_names: &[&str]) {
+/// Names in the order of Go: DNS before URI; extra extensions behind them.
+fn put_extension_request(
+    out: &mut Vec<u8>,
+    uris: &[&str],
+    dns_names: &[&str],
+    extra_extensions: &[Extension],
+) {
     der::put_nested(out, der::SEQUENCE, |out| {
         der::put(out, der::OID, oid::EXTENSION_REQUEST);
         der::put_nested(out, der::SET, |out| {
             der::put_nested(out, der::SEQUENCE, |out| {
-                put_extension(out, oid::SUBJECT_ALT_NAME, false, |out| {
-                    der::put_nested(out, der::SEQUENCE, |out| {
-                        for name in dns_names {
-                            der::put(out, der::context(2), name.as_bytes());
-                        }
-                        uris.iter().for_each(|it| der::put(out, der::context(6), it.as_bytes()));
-                    });
-                });
+                if !uris.is_empty() || !dns_names.is_empty() {
+                    put_names(out, uris, dns_names);
+                }
+                put_extra(out, extra_extensions);
             });
+        });
+    });
+}
+
+fn put_names(out: &mut Vec<u8>, uris: &[&str], dns_names: &[&str]) {
+    put_extension(out, oid::SUBJECT_ALT_NAME, false, |out| {
+        der::put_nested(out, der::SEQUENCE, |out| {
+            dns_names.iter().for_each(|it| der::put(out, der::context(2), it.as_bytes()));
+            uris.iter().for_each(|it| der::put(out, der::context(6), it.as_bytes()));
         });
     });
 }

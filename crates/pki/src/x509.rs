@@ -10,15 +10,17 @@ mod certificate;
 mod extensions;
 mod issue;
 mod name;
+mod oid;
 mod parse;
 mod time;
 
 pub(crate) use self::time::truncate_to_seconds;
 pub use certificate::{Certificate, authority_id};
 pub use extensions::{ExtKeyUsage, KeyUsage};
-pub(crate) use issue::put_extension;
-pub use issue::{Issuer, SerialNumber, Template, issue, self_sign};
+pub(crate) use issue::{check_extra, put_extension, put_extra};
+pub use issue::{Extension, Issuer, SerialNumber, Template, issue, self_sign};
 pub use name::DistinguishedName;
+pub use oid::{InvalidOid, Oid};
 pub(crate) use parse::parse_subject_alt_names;
 
 /// The longest certificate that is looked at, in bytes.
@@ -73,6 +75,15 @@ pub enum IssueError {
     /// A name that is not plain ASCII where the encoding needs that.
     #[error("{0} is not a valid IA5String")]
     NotAscii(&'static str),
+    /// An extra extension that the issuer makes itself.
+    #[error("extension {0} cannot be overridden")]
+    ReservedExtension(Oid),
+    /// An extra extension that occurs twice.
+    #[error("duplicate extension {0}")]
+    DuplicateExtension(Oid),
+    /// More than a certificate may hold.
+    #[error("certificate is too large: {0} bytes")]
+    TooLarge(usize),
 }
 
 #[cfg(test)]

@@ -11,7 +11,8 @@ use steeple_pki::bundle::{self, Indent};
 use steeple_pki::csr::Csr;
 use steeple_pki::jwt::{self, JwtAlg};
 use steeple_pki::x509::{
-    DistinguishedName, ExtKeyUsage, Issuer, KeyUsage, SerialNumber, Template, issue, self_sign,
+    DistinguishedName, ExtKeyUsage, Extension, IssueError, Issuer, KeyUsage, Oid, SerialNumber,
+    Template, issue, self_sign,
 };
 use steeple_pki::{
     Bundle, Certificate, JwtAuthority, KeyKind, KeyType, PrivateKey, PublicKey, Signer,
@@ -34,6 +35,14 @@ fn key(name: &str) -> PrivateKey {
 
 fn strings(values: &[&str]) -> Vec<String> {
     values.iter().map(|it| (*it).to_owned()).collect()
+}
+
+fn oid(dotted: &str) -> Oid {
+    dotted.parse().unwrap()
+}
+
+fn extra_names(names: &[(&str, &str)]) -> Vec<(Oid, String)> {
+    names.iter().map(|(id, value)| (oid(id), (*value).to_owned())).collect()
 }
 
 /// 2026-01-02T03:04:05.999Z: fractions must be dropped.
@@ -90,6 +99,8 @@ fn ca_template(key: &PrivateKey) -> Template {
         ext_key_usage: vec![],
         uri_sans: strings(&["spiffe://example.org"]),
         dns_names: vec![],
+        policies: vec![],
+        extra_extensions: vec![],
     }
 }
 
@@ -139,7 +150,7 @@ async fn a_leaf_is_what_go_makes() {
             country: strings(&["US"]),
             organization: strings(&["SPIRE"]),
             common_name: "a.example.org".into(),
-            x500_unique_id: "0123456789abcdef0123456789abcdef".into(),
+            extra_names: extra_names(&[("2.5.4.45", "0123456789abcdef0123456789abcdef")]),
             ..DistinguishedName::default()
         },
         public_key: key("p256.pk8").public_key().clone(),
@@ -151,6 +162,8 @@ async fn a_leaf_is_what_go_makes() {
         ext_key_usage: vec![ExtKeyUsage::ServerAuth, ExtKeyUsage::ClientAuth],
         uri_sans: strings(&["spiffe://example.org/web"]),
         dns_names: strings(&["a.example.org", "b.example.org"]),
+        policies: vec![],
+        extra_extensions: vec![],
     };
     let made = issue(&template, &issuer).await.unwrap();
     assert_eq!(made.der(), file("leaf.crt"));
@@ -170,7 +183,7 @@ async fn names_and_far_times_are_what_go_makes() {
         postal_code: strings(&["50667"]),
         common_name: "cn".into(),
         serial_number: "7".into(),
-        x500_unique_id: String::new(),
+        extra_names: vec![],
     };
     let template = Template {
         subject: subject.clone(),
@@ -204,6 +217,100 @@ async fn without_a_subject_the_alternative_name_is_critical() {
     let made = issue(&template, &issuer).await.unwrap();
     assert_eq!(made.der(), file("bare.crt"));
     assert_same_as_parsed(&made);
+}
+
+fn composed_subject() -> DistinguishedName {
+    DistinguishedName {
+        country: strings(&["US"]),
+        organization: strings(&["SPIRE"]),
+        common_name: "not this".into(),
+        serial_number: "7".into(),
+        extra_names: extra_names(&[
+            ("2.5.4.3", "a*b"),
+            ("0.9.2342.19200300.100.1.25", "exämple"),
+            ("2.5.4.45", ""),
+        ]),
+        ..DistinguishedName::default()
+    }
+}
+
+fn composed_extensions() -> Vec<Extension> {
+    vec![
+        Extension { id: oid("1.3.6.1.4.1.99999.1"), critical: false, value: vec![4, 2, 1, 2] },
+        Extension { id: oid("2.5.29.30"), critical: true, value: vec![0x30, 0] },
+    ]
+}
+
+fn composed(serial: u128, key: &PrivateKey) -> Template {
+    Template {
+        subject: composed_subject(),
+        public_key: key.public_key().clone(),
+        serial: SerialNumber(serial.to_be_bytes()),
+        not_after: start() + HOUR,
+        dns_names: strings(&["a.example.org"]),
+        policies: vec![
+            oid("1.3.6.1.4.1.99999.2"),
+            oid("2.23.140.1.2.1"),
+            oid("2.25.329800735698586629295641978511506172918"),
+        ],
+        extra_extensions: composed_extensions(),
+        ..ca_template(key)
+    }
+}
+
+#[tokio::test]
+async fn extra_names_policies_and_extensions_are_what_go_makes() {
+    let (_, issuer) = ca().await;
+    let made = issue(&composed(3, &key("p384.pk8")), &issuer).await.unwrap();
+    assert_eq!(made.der(), file("composed.crt"));
+    assert_same_as_parsed(&made);
+    let own_policies = Template {
+        extra_extensions: vec![Extension {
+            id: oid("2.5.29.32"),
+            critical: false,
+            value: vec![0x30, 6, 0x30, 4, 6, 2, 0x2a, 3],
+        }],
+        ..composed(4, &key("p256.pk8"))
+    };
+    let made = issue(&own_policies, &issuer).await.unwrap();
+    assert_eq!(made.der(), file("own-policies.crt"));
+    assert_same_as_parsed(&made);
+}
+
+#[tokio::test]
+async fn extra_extensions_of_a_request_are_what_go_makes() {
+    let signer: &dyn Signer = &key("rsa.pk8");
+    for (name, uris) in
+        [("composed.csr", &["spiffe://example.org"][..]), ("extensions.csr", &[][..])]
+    {
+        let (subject, extensions) = (composed_subject(), composed_extensions());
+        let made = steeple_pki::csr::create_with_extensions(signer, &subject, uris, &extensions);
+        assert_eq!(made.await.unwrap(), file(name), "{name}");
+        assert_eq!(Csr::parse(&file(name)).unwrap().uris(), uris);
+    }
+}
+
+#[tokio::test]
+async fn an_extra_extension_overrides_nothing_that_the_template_says() {
+    let (_, issuer) = ca().await;
+    let key = key("p256.pk8");
+    let with = |ids: &[&str]| {
+        let make = |id: &&str| Extension { id: oid(id), critical: false, value: vec![0x30, 0] };
+        Template { extra_extensions: ids.iter().map(make).collect(), ..composed(5, &key) }
+    };
+    for id in ["2.5.29.14", "2.5.29.15", "2.5.29.17", "2.5.29.19", "2.5.29.35", "2.5.29.37"] {
+        let refused = issue(&with(&["1.2.3", id]), &issuer).await;
+        assert!(matches!(refused, Err(IssueError::ReservedExtension(it)) if it == oid(id)), "{id}");
+    }
+    let twice = issue(&with(&["1.2.3", "1.2.4", "1.2.3"]), &issuer).await;
+    assert!(matches!(twice, Err(IssueError::DuplicateExtension(it)) if it == oid("1.2.3")));
+    let mut large = with(&["1.2.3"]);
+    large.extra_extensions[0].value = vec![0; 70_000];
+    assert!(matches!(issue(&large, &issuer).await, Err(IssueError::TooLarge(70_000))));
+    let mut long = with(&[]);
+    long.subject.common_name = "x".repeat(100);
+    long.subject.extra_names = extra_names(&[("1.2.3", &"x".repeat(70_000))]);
+    assert!(matches!(issue(&long, &issuer).await, Err(IssueError::TooLarge(_))));
 }
 
 #[test]

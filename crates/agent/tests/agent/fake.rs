@@ -116,6 +116,8 @@ fn template(key: &PublicKey, uri: &str, ttl: Duration) -> Template {
         ext_key_usage: Vec::new(),
         uri_sans: vec![uri.into()],
         dns_names: Vec::new(),
+        policies: vec![],
+        extra_extensions: vec![],
     }
 }
 

@@ -122,6 +122,8 @@ impl Credentials {
             ext_key_usage: vec![ExtKeyUsage::ServerAuth, ExtKeyUsage::ClientAuth],
             uri_sans: vec![leaf.id.to_string()],
             dns_names: leaf.dns_names,
+            policies: vec![],
+            extra_extensions: vec![],
         };
         let certificate =
             x509::issue(&template, &active.issuer).await.map_err(CaError::SignX509)?;
@@ -195,5 +197,7 @@ fn ca_template(
         ext_key_usage: Vec::new(),
         uri_sans: vec![id.to_owned()],
         dns_names: Vec::new(),
+        policies: vec![],
+        extra_extensions: vec![],
     }
 }

@@ -74,6 +74,8 @@ fn template(public_key: PublicKey, id: &str) -> Template {
         ext_key_usage: vec![ExtKeyUsage::ServerAuth, ExtKeyUsage::ClientAuth],
         uri_sans: vec![id.into()],
         dns_names: Vec::new(),
+        policies: vec![],
+        extra_extensions: vec![],
     }
 }
 

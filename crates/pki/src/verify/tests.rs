@@ -29,6 +29,8 @@ fn ca_template(key: &PrivateKey, name: &str) -> Template {
         ext_key_usage: vec![],
         uri_sans: vec!["spiffe://example.org".into()],
         dns_names: vec![],
+        policies: vec![],
+        extra_extensions: vec![],
     }
 }
 

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use aws_lc_rs::rand;
 
 use super::certificate::{Certificate, Extensions, Inner};
-use super::{DistinguishedName, ExtKeyUsage, IssueError, KeyUsage, time};
+use super::{DistinguishedName, ExtKeyUsage, IssueError, KeyUsage, MAX_CERTIFICATE_LEN, Oid, time};
 use crate::der;
 use crate::keys::{PublicKey, SignatureAlgorithm, Signer};
 use crate::oid;
@@ -68,6 +68,56 @@ pub struct Template {
     pub uri_sans: Vec<String>,
     /// Its DNS names.
     pub dns_names: Vec<String>,
+    /// The certificate policies (left out when empty, or when there is an extra extension of
+    /// that type).
+    pub policies: Vec<Oid>,
+    /// Further extensions, in this order behind all others. None of a type that follows from the
+    /// rest of the template, and no type twice.
+    pub extra_extensions: Vec<Extension>,
+}
+
+/// An extension of which nothing is known here but its place.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Extension {
+    /// Its type.
+    pub id: Oid,
+    /// Who does not know it must refuse the certificate.
+    pub critical: bool,
+    /// Its value, DER.
+    pub value: Vec<u8>,
+}
+
+/// What a template says in fields of its own: an extra extension of such a type could say
+/// something else, such as another name.
+const RESERVED: [&[u8]; 6] = [
+    oid::SUBJECT_KEY_ID,
+    oid::KEY_USAGE,
+    oid::SUBJECT_ALT_NAME,
+    oid::BASIC_CONSTRAINTS,
+    oid::AUTHORITY_KEY_ID,
+    oid::EXT_KEY_USAGE,
+];
+
+/// Checks extensions for ones that cannot stand beside what a template says, or beside each other.
+pub(crate) fn check_extra(extensions: &[Extension]) -> Result<(), IssueError> {
+    for (index, extension) in extensions.iter().enumerate() {
+        let id = &extension.id;
+        if RESERVED.contains(&id.as_bytes()) {
+            return Err(IssueError::ReservedExtension(id.clone()));
+        }
+        if extensions[..index].iter().any(|earlier| earlier.id == *id) {
+            return Err(IssueError::DuplicateExtension(id.clone()));
+        }
+    }
+    let size = extensions.iter().map(|extension| extension.value.len()).sum();
+    if size > MAX_CERTIFICATE_LEN { Err(IssueError::TooLarge(size)) } else { Ok(()) }
+}
+
+/// Appends them in their order.
+pub(crate) fn put_extra(out: &mut Vec<u8>, extensions: &[Extension]) {
+    for Extension { id, critical, value } in extensions {
+        put_extension(out, id.as_bytes(), *critical, |out| out.extend_from_slice(value));
+    }
 }
 
 /// Who signs: a CA's name, key identifier and key, encoded once for any number of certificates.
@@ -118,7 +168,7 @@ impl Issuer {
 }
 
 /// Issues the certificate that `template` describes. Extensions stand in the order in which Go
-/// writes them: KU, EKU, BC, SKI, AKI, SAN.
+/// writes them: KU, EKU, BC, SKI, AKI, SAN, policies, extra ones.
 ///
 /// # Errors
 /// When the signer fails, or the template cannot be expressed in X.509.
@@ -164,6 +214,7 @@ impl Unsigned {
         if !template.dns_names.iter().all(|name| name.is_ascii()) {
             return Err(IssueError::NotAscii("DNS name"));
         }
+        check_extra(&template.extra_extensions)?;
         let mut tbs = Vec::with_capacity(768);
         der::put_nested(&mut tbs, der::SEQUENCE, |out| {
             // Version 3.
@@ -182,9 +233,14 @@ impl Unsigned {
                     });
                     out.extend_from_slice(&issuer.authority_key_id);
                     put_subject_alt_name(out, template);
+                    put_policies(out, template);
+                    put_extra(out, &template.extra_extensions);
                 });
             });
         });
+        if tbs.len() > MAX_CERTIFICATE_LEN {
+            return Err(IssueError::TooLarge(tbs.len()));
+        }
         Ok(Self { tbs, subject, key_id })
     }
 
@@ -300,6 +356,22 @@ fn put_subject_alt_name(out: &mut Vec<u8>, template: &Template) {
             // Go writes DNS names first, whatever the order in which they were asked for.
             template.dns_names.iter().for_each(|it| der::put(out, der::context(2), it.as_bytes()));
             template.uri_sans.iter().for_each(|it| der::put(out, der::context(6), it.as_bytes()));
+        });
+    });
+}
+
+fn put_policies(out: &mut Vec<u8>, template: &Template) {
+    let is_policies = |it: &Extension| it.id.as_bytes() == oid::CERTIFICATE_POLICIES;
+    if template.policies.is_empty() || template.extra_extensions.iter().any(is_policies) {
+        return;
+    }
+    put_extension(out, oid::CERTIFICATE_POLICIES, false, |out| {
+        der::put_nested(out, der::SEQUENCE, |out| {
+            for policy in &template.policies {
+                der::put_nested(out, der::SEQUENCE, |out| {
+                    der::put(out, der::OID, policy.as_bytes());
+                });
+            }
         });
     });
 }

@@ -1,8 +1,9 @@
+use super::Oid;
 use crate::der::{self, DerError, Reader};
 use crate::oid;
 
 /// A distinguished name, made of the attributes that Go's `pkix.Name` knows. Encodes as that does:
-/// attributes in a fixed order, repeated ones in one multi-valued RDN.
+/// attributes in a fixed order, repeated ones in one multi-valued RDN, extra ones at the end.
 #[derive(Clone, PartialEq, Eq, Hash, Debug, Default)]
 pub struct DistinguishedName {
     /// C
@@ -23,9 +24,9 @@ pub struct DistinguishedName {
     pub common_name: String,
     /// The serialNumber attribute, which is not the certificate's serial number.
     pub serial_number: String,
-    /// x500UniqueIdentifier (2.5.4.45), written as an RDN of its own at the end. Not read back by
-    /// [`DistinguishedName::from_der`], as in Go.
-    pub x500_unique_id: String,
+    /// Further attributes, each an RDN of its own. One of a type that has a field above takes the
+    /// place of what that field says. Not read back by [`DistinguishedName::from_der`], as in Go.
+    pub extra_names: Vec<(Oid, String)>,
 }
 
 impl DistinguishedName {
@@ -41,22 +42,25 @@ impl DistinguishedName {
         let mut out = Vec::with_capacity(64);
         der::put_nested(&mut out, der::SEQUENCE, |out| {
             for (name, values) in self.lists() {
-                put_rdn(out, name, values.iter().map(String::as_str));
+                self.put_known(out, name, values.iter().map(String::as_str));
             }
-            let singles = [
-                (oid::COMMON_NAME, &self.common_name),
-                (oid::SERIAL_NUMBER, &self.serial_number),
-                (oid::X500_UNIQUE_ID, &self.x500_unique_id),
-            ];
+            let singles =
+                [(oid::COMMON_NAME, &self.common_name), (oid::SERIAL_NUMBER, &self.serial_number)];
             for (name, value) in singles {
-                put_rdn(
-                    out,
-                    name,
-                    Some(value.as_str()).filter(|value| !value.is_empty()).into_iter(),
-                );
+                let value = Some(value.as_str()).filter(|value| !value.is_empty());
+                self.put_known(out, name, value.into_iter());
+            }
+            for (name, value) in &self.extra_names {
+                put_rdn(out, name.as_bytes(), std::iter::once(value.as_str()));
             }
         });
         out
+    }
+
+    fn put_known<'a>(&self, out: &mut Vec<u8>, name: &[u8], values: impl Iterator<Item = &'a str>) {
+        if self.extra_names.iter().all(|(extra, _)| extra.as_bytes() != name) {
+            put_rdn(out, name, values);
+        }
     }
 
     fn lists(&self) -> [(&'static [u8], &[String]); 7] {

@@ -22,6 +22,8 @@ fn template(key: &PrivateKey) -> Template {
         ext_key_usage: vec![ExtKeyUsage::ServerAuth, ExtKeyUsage::ClientAuth],
         uri_sans: vec!["spiffe://example.org/web".into()],
         dns_names: vec![],
+        policies: vec![],
+        extra_extensions: vec![],
     }
 }
 

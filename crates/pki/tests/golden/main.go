@@ -2,6 +2,7 @@
 // with which it feeds our parsers. Go's standard library and go-jose are what SPIRE encodes with.
 //
 // Run in this folder: go run . data
+// Files and keys that are there are kept, so that new cases leave the others as they are.
 package main
 
 import (
@@ -35,9 +36,20 @@ func must[T any](value T, err error) T {
 }
 
 func write(name string, data []byte) {
+	if _, err := os.Stat(filepath.Join(os.Args[1], name)); err == nil {
+		return
+	}
 	if err := os.WriteFile(filepath.Join(os.Args[1], name), data, 0o644); err != nil {
 		panic(err)
 	}
+}
+
+func kept[T any](name string, fresh T) T {
+	data, err := os.ReadFile(filepath.Join(os.Args[1], name))
+	if err != nil {
+		return fresh
+	}
+	return must(x509.ParsePKCS8PrivateKey(data)).(T)
 }
 
 func block(kind string, der []byte) []byte {
@@ -74,6 +86,7 @@ func main() {
 		panic(err)
 	}
 
+	p256, p384, rsaKey = kept("p256.pk8", p256), kept("p384.pk8", p384), kept("rsa.pk8", rsaKey)
 	write("p256.pk8", must(x509.MarshalPKCS8PrivateKey(p256)))
 	write("p384.pk8", must(x509.MarshalPKCS8PrivateKey(p384)))
 	write("rsa.pk8", must(x509.MarshalPKCS8PrivateKey(rsaKey)))
@@ -155,7 +168,58 @@ func certificates(p256, p384 *ecdsa.PrivateKey, rsaKey *rsa.PrivateKey) *x509.Ce
 	}
 	write("bare.crt",
 		must(x509.CreateCertificate(rand.Reader, bareTemplate, ca, p384.Public(), rsaKey)))
+	composed(ca, p256, p384, rsaKey)
 	return ca
+}
+
+// What a credential composer may add.
+func composed(ca *x509.Certificate, p256, p384 *ecdsa.PrivateKey, rsaKey *rsa.PrivateKey) {
+	start := time.Date(2026, 1, 2, 3, 4, 5, 999, time.UTC)
+	extensions := []pkix.Extension{
+		{Id: asn1.ObjectIdentifier{1, 3, 6, 1, 4, 1, 99999, 1}, Value: []byte{4, 2, 1, 2}},
+		{Id: asn1.ObjectIdentifier{2, 5, 29, 30}, Critical: true, Value: []byte{0x30, 0}},
+	}
+	// Extra names, of which one stands for a usual one, and one is not printable.
+	subject := pkix.Name{
+		Country: []string{"US"}, Organization: []string{"SPIRE"}, CommonName: "not this",
+		SerialNumber: "7",
+		ExtraNames: []pkix.AttributeTypeAndValue{
+			{Type: asn1.ObjectIdentifier{2, 5, 4, 3}, Value: "a*b"},
+			{Type: asn1.ObjectIdentifier{0, 9, 2342, 19200300, 100, 1, 25}, Value: "exämple"},
+			{Type: asn1.ObjectIdentifier{2, 5, 4, 45}, Value: ""},
+		},
+	}
+	policies := []x509.OID{
+		must(x509.ParseOID("1.3.6.1.4.1.99999.2")), must(x509.ParseOID("2.23.140.1.2.1")),
+		must(x509.ParseOID("2.25.329800735698586629295641978511506172918")),
+	}
+	template := func(number string, key crypto.PublicKey) *x509.Certificate {
+		return &x509.Certificate{
+			SerialNumber: serial(number), Subject: subject,
+			NotBefore: start, NotAfter: start.Add(time.Hour),
+			KeyUsage: x509.KeyUsageCertSign | x509.KeyUsageCRLSign,
+			IsCA:     true, BasicConstraintsValid: true,
+			SubjectKeyId: keyID(key), AuthorityKeyId: ca.SubjectKeyId,
+			URIs:     []*url.URL{uri("spiffe://example.org")},
+			DNSNames: []string{"a.example.org"},
+			Policies: policies, ExtraExtensions: extensions,
+		}
+	}
+	first := template("3", p384.Public())
+	write("composed.crt", must(x509.CreateCertificate(rand.Reader, first, ca, p384.Public(), rsaKey)))
+	// An extra extension takes the place of the policies.
+	second := template("4", p256.Public())
+	second.ExtraExtensions = []pkix.Extension{{
+		Id: asn1.ObjectIdentifier{2, 5, 29, 32}, Value: []byte{0x30, 6, 0x30, 4, 6, 2, 0x2a, 3},
+	}}
+	write("own-policies.crt",
+		must(x509.CreateCertificate(rand.Reader, second, ca, p256.Public(), rsaKey)))
+	request := &x509.CertificateRequest{
+		Subject: subject, URIs: first.URIs, ExtraExtensions: extensions,
+	}
+	write("composed.csr", must(x509.CreateCertificateRequest(rand.Reader, request, rsaKey)))
+	request.URIs = nil
+	write("extensions.csr", must(x509.CreateCertificateRequest(rand.Reader, request, rsaKey)))
 }
 
 func requests(p256, p384 *ecdsa.PrivateKey, rsaKey *rsa.PrivateKey) {

@@ -23,6 +23,8 @@ async fn x509_authority(expires_at: u64) -> X509Authority {
         ext_key_usage: Vec::new(),
         uri_sans: vec!["spiffe://example.org".into()],
         dns_names: Vec::new(),
+        policies: vec![],
+        extra_extensions: vec![],
     };
     X509Authority::new(self_sign(&template, Arc::new(key)).await.unwrap())
 }
