@@ -1,7 +1,9 @@
 """Starts servers and agents as an operator would: processes, files, sockets."""
 
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -37,10 +39,21 @@ def wait_until(condition, what, seconds=30):
     raise AssertionError(f"waited {seconds} s for {what}")
 
 
+_ports = itertools.cycle(random.sample(range(20000, 32000), 12000))
+
+
 def free_port():
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A port that nobody listens on, below those that the kernel gives to outgoing connections.
+
+    One of those might be taken between this look and the moment when the program binds it.
+    """
+    for port in _ports:
+        with socket.socket() as probe:
+            try:
+                probe.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
 
 
 class Daemon:
@@ -68,15 +81,23 @@ class Daemon:
 
 
 class Server:
-    """A server with its state in a folder, on SQLite and a disk key manager."""
+    """A server with its state in a folder, on SQLite and a disk key manager.
 
-    def __init__(self, folder, bins=None, ca_ttl="24h", extra=""):
+    `database` is another database's type and connection string; `extra` goes into the block
+    `server`, `plugins` into the block of that name, `blocks` beside them.
+    """
+
+    def __init__(
+        self, folder, bins=None, ca_ttl="24h", extra="", database=None, plugins="", blocks="", trust_domain=TRUST_DOMAIN
+    ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         self.bins = Path(bins or binaries())
         self.socket = self.folder / "server.sock"
         self.database = self.folder / "datastore.sqlite3"
         self.keys = self.folder / "keys.json"
+        self.trust_domain = trust_domain
+        kind, connection = database or ("sqlite3", self.database)
         self.port = free_port()
         self.config = self.folder / "server.conf"
         self.config.write_text(
@@ -84,7 +105,7 @@ class Server:
     bind_address = "127.0.0.1"
     bind_port = "{self.port}"
     socket_path = "{self.socket}"
-    trust_domain = "{TRUST_DOMAIN}"
+    trust_domain = "{trust_domain}"
     data_dir = "{self.folder}/data"
     log_level = "DEBUG"
     ca_ttl = "{ca_ttl}"
@@ -93,13 +114,15 @@ class Server:
 plugins {{
     DataStore "sql" {{
         plugin_data {{
-            database_type = "sqlite3"
-            connection_string = "{self.database}"
+            database_type = "{kind}"
+            connection_string = "{connection}"
         }}
     }}
     KeyManager "disk" {{ plugin_data {{ keys_path = "{self.keys}" }} }}
     NodeAttestor "join_token" {{ plugin_data {{}} }}
+    {plugins}
 }}
+{blocks}
 """
         )
         self.daemon = None
@@ -148,7 +171,7 @@ plugins {{
         for selector in selectors:
             flags += ["-selector", selector]
         created = self.json(
-            "entry", "create", "-parentID", parent, "-spiffeID", f"spiffe://{TRUST_DOMAIN}{path}", *flags, *options
+            "entry", "create", "-parentID", parent, "-spiffeID", f"spiffe://{self.trust_domain}{path}", *flags, *options
         )
         status = created["results"][0]["status"]
         assert status["code"] == 0, status
@@ -178,7 +201,7 @@ class Agent:
     server_address = "127.0.0.1"
     server_port = "{server.port}"
     socket_path = "{self.socket}"
-    trust_domain = "{TRUST_DOMAIN}"
+    trust_domain = "{server.trust_domain}"
     {trust}
     experimental {{ sync_interval = "1s" }}
 }}
