@@ -1,6 +1,5 @@
 use super::*;
 
-const GET_BUNDLE: &str = "/spire.api.server.bundle.v1.Bundle/GetBundle";
 const DELETE: &str = "/spire.api.server.entry.v1.Entry/BatchDeleteEntry";
 
 fn with_result(result: &str) -> String {
@@ -120,14 +119,13 @@ fn a_file_that_is_not_there_is_named() {
 #[test]
 fn a_policy_that_loops_is_stopped() {
     let loops = format!(
-        "package spire\nresult = {ALL} if count(hay) > 0\n\
-         xs = numbers.range(1, 400)\n\
-         hay = {{x | input.full_method != \"{GET_BUNDLE}\"; some a in xs; some b in xs; some c in xs; x := a * b * c}}\n"
+        "package spire\nresult = {ALL} if count(hay) > 0\nxs = numbers.range(1, 400)\n\
+         hay = {{x | some a in xs; some b in xs; some c in xs; x := a * b * c}}\n"
     );
     let begun = std::time::Instant::now();
     let error = Engine::new(&loops, None).unwrap_err();
     assert!(begun.elapsed() < 20 * BUDGET, "{:?}", begun.elapsed());
-    assert!(matches!(error, LoadError::Samples(_)), "{error}");
+    assert!(matches!(error, LoadError::Samples(EvalError::Budget)), "{error}");
 }
 
 #[test]
