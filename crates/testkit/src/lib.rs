@@ -16,6 +16,7 @@ mod child;
 use std::future::Future;
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -32,12 +33,30 @@ pub fn temp_dir() -> TempDir {
     tempfile::Builder::new().prefix("st").tempdir_in("/tmp").expect("/tmp can be written to")
 }
 
-/// A TCP port of the loopback interface that nobody listens on at the moment.
+/// The ports that tests listen on: below those that the kernel gives to outgoing connections, one
+/// of which might be taken between a look here and the moment when a server binds it.
+const PORTS: std::ops::Range<u32> = 20_000..32_000;
+
+/// A TCP port of the loopback interface that nobody listens on at the moment, and that this
+/// process has not been given before.
 ///
 /// # Errors
 /// When there is none.
 pub fn free_port() -> io::Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    static NEXT: AtomicU32 = AtomicU32::new(0);
+    let count = PORTS.end - PORTS.start;
+    let first = std::process::id().wrapping_mul(97);
+    let mut last = io::Error::from(io::ErrorKind::AddrInUse);
+    for _ in 0..count {
+        let step = NEXT.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + first.wrapping_add(step) % count;
+        let port = u16::try_from(port).expect("a port of the range");
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = error,
+        }
+    }
+    Err(last)
 }
 
 /// Asks `condition` every 10 ms until it gives something, at most for `limit`; what it gave.
@@ -70,6 +89,7 @@ mod tests {
     fn a_free_port_can_be_listened_on() {
         let port = free_port().unwrap();
         assert!(TcpListener::bind((Ipv4Addr::LOCALHOST, port)).is_ok());
+        assert_ne!(free_port().unwrap(), port);
     }
 
     #[tokio::test]

@@ -1,6 +1,5 @@
 //! A server in this process, and callers of it.
 
-use std::net::TcpListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -56,7 +55,7 @@ pub(crate) async fn start(directory: &TempDir, extra: &str) -> Running {
 /// Starts a server of some trust domain.
 pub(crate) async fn start_for(trust_domain: &str, directory: &TempDir, extra: &str) -> Running {
     let root = directory.path().to_owned();
-    let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let port = steeple_testkit::free_port().unwrap();
     let data = root.join("data");
     let text = format!(
         r#"
