@@ -4,6 +4,7 @@
 //! the spans around it become keys, sorted. Libraries below us are heard from WARN upwards, and
 //! from TRACE on when the level is `trace`.
 
+mod extra;
 mod format;
 mod layer;
 mod output;
@@ -20,6 +21,7 @@ use std::sync::atomic::{AtomicU8, Ordering};
 use tracing::level_filters::LevelFilter;
 use tracing_subscriber::layer::SubscriberExt as _;
 
+pub use extra::Extra;
 use format::Style;
 use layer::LogrusLayer;
 use output::Output;

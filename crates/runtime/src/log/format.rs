@@ -162,7 +162,7 @@ fn terminal(out: &mut String, start: &Instant, level: Level, fields: &Fields) {
 /// printed as `fields.<key>`, and sorts by that.
 fn for_each_sorted<'a>(
     fields: &'a Fields,
-    mut each: impl FnMut((&'static str, &'static str), &'a str, Kind),
+    mut each: impl FnMut((&'static str, &'a str), &'a str, Kind),
 ) {
     const PREFIX: &str = "fields.";
     let clashes = |name: &str| OWN_KEYS.contains(&name);
@@ -182,7 +182,7 @@ fn for_each_sorted<'a>(
 
     fn put_clashing<'a>(
         fields: &'a Fields,
-        each: &mut impl FnMut((&'static str, &'static str), &'a str, Kind),
+        each: &mut impl FnMut((&'static str, &'a str), &'a str, Kind),
     ) {
         for (name, value, kind) in fields.iter().filter(|(name, ..)| OWN_KEYS.contains(name)) {
             each((PREFIX, name), value, kind);

@@ -13,7 +13,7 @@ use tracing_subscriber::layer::{Context, Layer};
 use tracing_subscriber::registry::LookupSpan;
 
 use super::format::Style;
-use super::{Level, LogHandle};
+use super::{Level, LogHandle, extra};
 
 /// Capacity that a thread keeps between lines; a giant line is not kept for ever.
 const KEEP: usize = 16 * 1024;
@@ -143,10 +143,26 @@ pub(super) struct Fields {
 
 #[derive(Clone, Copy)]
 struct Item {
-    name: &'static str,
+    name: Name,
     start: usize,
     end: usize,
     kind: Kind,
+}
+
+#[derive(Clone, Copy)]
+enum Name {
+    Fixed(&'static str),
+    /// A place in the buffer.
+    Text(usize, usize),
+}
+
+impl Name {
+    fn of(self, text: &str) -> &str {
+        match self {
+            Self::Fixed(name) => name,
+            Self::Text(start, end) => &text[start..end],
+        }
+    }
 }
 
 /// How JSON writes a value.
@@ -163,8 +179,9 @@ impl Fields {
     }
 
     /// Name, value and kind of each field, in the order of [`Fields::sort`].
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&'static str, &str, Kind)> {
-        self.items.iter().map(|item| (item.name, &self.text[item.start..item.end], item.kind))
+    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &str, Kind)> {
+        let text = &self.text;
+        self.items.iter().map(|item| (item.name.of(text), &text[item.start..item.end], item.kind))
     }
 
     fn clear(&mut self) {
@@ -176,7 +193,12 @@ impl Fields {
     fn append(&mut self, other: &Self) {
         let shift = self.text.len();
         self.text.push_str(&other.text);
+        let moved = |name| match name {
+            Name::Text(start, end) => Name::Text(start + shift, end + shift),
+            fixed => fixed,
+        };
         self.items.extend(other.items.iter().map(|item| Item {
+            name: moved(item.name),
             start: item.start + shift,
             end: item.end + shift,
             ..*item
@@ -185,9 +207,10 @@ impl Fields {
 
     /// Sorts by name; of several of a name, the last recorded stays.
     fn sort(&mut self) {
-        self.items.sort_by_key(|item| item.name);
+        let text = &self.text;
+        self.items.sort_by(|a, b| a.name.of(text).cmp(b.name.of(text)));
         self.items.dedup_by(|later, kept| {
-            let same = later.name == kept.name;
+            let same = later.name.of(text) == kept.name.of(text);
             if same {
                 *kept = *later;
             }
@@ -208,7 +231,28 @@ impl Fields {
             self.message = Some((start, end));
         } else {
             let name = name.strip_prefix("r#").unwrap_or(name);
-            self.items.push(Item { name, start, end, kind });
+            self.items.push(Item { name: Name::Fixed(name), start, end, kind });
+        }
+    }
+
+    /// Takes fields apart that came under one name.
+    fn push_extra(&mut self, value: &dyn fmt::Debug) {
+        let begin = self.text.len();
+        if write!(self.text, "{value:?}").is_err() {
+            self.text.truncate(begin);
+        }
+        let mut start = begin;
+        for record in self.text[begin..].split_terminator(extra::END) {
+            if let Some((name, rest)) = record.split_once(extra::PART) {
+                let kind = if rest.starts_with('b') { Kind::Bare } else { Kind::Text };
+                let name_end = start + name.len();
+                let end = start + record.len();
+                // After the name: the separator and the kind, a byte each.
+                let value = (name_end + 2).min(end);
+                let name = Name::Text(start, name_end);
+                self.items.push(Item { name, start: value, end, kind });
+            }
+            start += record.len() + 1;
         }
     }
 
@@ -223,8 +267,8 @@ impl Fields {
         let middle = self.text.len();
         self.text.push_str(metadata.module_path().unwrap_or_else(|| metadata.target()));
         let end = self.text.len();
-        self.items.push(Item { name: "file", start, end: middle, kind: Kind::Text });
-        self.items.push(Item { name: "func", start: middle, end, kind: Kind::Text });
+        self.items.push(Item { name: Name::Fixed("file"), start, end: middle, kind: Kind::Text });
+        self.items.push(Item { name: Name::Fixed("func"), start: middle, end, kind: Kind::Text });
     }
 }
 
@@ -263,6 +307,9 @@ impl Visit for Fields {
     }
 
     fn record_debug(&mut self, field: &Field, value: &dyn fmt::Debug) {
+        if field.name() == extra::FIELD {
+            return self.push_extra(value);
+        }
         self.push(field, Kind::Text, format_args!("{value:?}"));
     }
 }

@@ -283,3 +283,22 @@ fn a_value_that_logs_while_printed_does_not_hang() {
         written(&at(Level::Info, Format::Text), |_| tracing::info!(value = %Chatty, "outer"));
     assert!(lines.iter().any(|line| line.ends_with("value=chatty")), "{lines:?}");
 }
+
+#[test]
+fn fields_of_any_name_stand_among_the_others_in_order() {
+    let mut extra = Extra::new();
+    extra.text("entry_id", "a b");
+    extra.bare("x509_svid_ttl", 60);
+    extra.text("key.0", "evil\u{1e}level\u{1f}tb");
+    extra.text("level", "mine");
+    let log = |_: &LogHandle| tracing::info!(status = "success", method = "M", log.extra = ?extra, "API accessed");
+    let lines = written(&at(Level::Info, Format::Text), log);
+    assert_eq!(
+        after_time(&lines[0]),
+        "level=info msg=\"API accessed\" entry_id=\"a b\" fields.level=mine \
+         key.0=\"evil\u{fffd}level\u{fffd}tb\" method=M status=success x509_svid_ttl=60"
+    );
+    let lines = written(&at(Level::Info, Format::Json), log);
+    assert!(lines[0].contains("\"entry_id\":\"a b\",\"fields.level\":\"mine\""), "{}", lines[0]);
+    assert!(lines[0].contains("\"x509_svid_ttl\":60"), "{}", lines[0]);
+}
