@@ -88,7 +88,17 @@ class Server:
     """
 
     def __init__(
-        self, folder, bins=None, ca_ttl="24h", extra="", database=None, plugins="", blocks="", trust_domain=TRUST_DOMAIN
+        self,
+        folder,
+        bins=None,
+        ca_ttl="24h",
+        extra="",
+        database=None,
+        plugins="",
+        blocks="",
+        trust_domain=TRUST_DOMAIN,
+        address="127.0.0.1",
+        port=None,
     ):
         self.folder = Path(folder)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -98,11 +108,12 @@ class Server:
         self.keys = self.folder / "keys.json"
         self.trust_domain = trust_domain
         kind, connection = database or ("sqlite3", self.database)
-        self.port = free_port()
+        self.address = address
+        self.port = port or free_port()
         self.config = self.folder / "server.conf"
         self.config.write_text(
             f"""server {{
-    bind_address = "127.0.0.1"
+    bind_address = "{address}"
     bind_port = "{self.port}"
     socket_path = "{self.socket}"
     trust_domain = "{trust_domain}"
@@ -182,11 +193,15 @@ plugins {{
 
 
 class Agent:
-    """An agent that attests with a join token, with its state in a folder."""
+    """An agent that attests with a join token, with its state in a folder.
+
+    `address` is what it dials instead of the server's own address; `hosts` are the addresses that
+    this name has, in the agent's eyes alone (which takes a mount namespace, and so root).
+    """
 
     NODE = f"spiffe://{TRUST_DOMAIN}/node"
 
-    def __init__(self, folder, server, bins=None, insecure=False):
+    def __init__(self, folder, server, bins=None, insecure=False, address=None, hosts=()):
         self.folder = Path(folder)
         (self.folder / "public").mkdir(parents=True, exist_ok=True)
         self.bins = Path(bins or binaries())
@@ -198,7 +213,7 @@ class Agent:
             f"""agent {{
     data_dir = "{self.folder}/data"
     log_level = "DEBUG"
-    server_address = "127.0.0.1"
+    server_address = "{address or server.address}"
     server_port = "{server.port}"
     socket_path = "{self.socket}"
     trust_domain = "{server.trust_domain}"
@@ -213,12 +228,18 @@ plugins {{
 """
         )
         (self.folder / "data").mkdir(exist_ok=True)
+        self.prefix = []
+        if hosts:
+            table = self.folder / "hosts"
+            table.write_text("".join(f"{it} {address}\n" for it in hosts))
+            script = f'mount --bind "{table}" /etc/hosts && exec "$@"'
+            self.prefix = ["unshare", "--mount", "sh", "-c", script, "sh"]
         self.daemon = None
 
     def start(self, token=None, wait=True):
         join = ["-joinToken", token] if token else []
         self.daemon = Daemon(
-            [self.bins / "spire-agent", "run", "-config", self.config, *join], self.folder / "agent.log"
+            [*self.prefix, self.bins / "spire-agent", "run", "-config", self.config, *join], self.folder / "agent.log"
         )
         if wait:
             self.wait()
