@@ -14,14 +14,21 @@
 
 mod call;
 mod config;
+pub mod inmem;
+pub mod m3;
 mod names;
+pub mod process;
+pub mod prometheus;
 pub mod registry;
+pub mod statsd;
+mod udp;
 
 use std::time::Instant;
 
 pub use call::{Call, call};
 pub use config::Config;
 pub use names::sanitize;
+pub use udp::{Sending, Target};
 pub use registry::{Installed, Kind, Recorder, SeriesName, Sink, install, is_enabled};
 
 /// A label's name and value.
