@@ -1,6 +1,10 @@
-//! One GET of a document: over https with the system's roots, or http over a Unix socket.
+//! One GET of a document: over https from a web server or from the holder of an SVID, or over http
+//! from a Unix socket.
 //!
 //! Limits hold on time and size; redirects are answers like any other.
+
+mod dial;
+mod web;
 
 use std::io;
 use std::path::Path;
@@ -11,15 +15,21 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::{CertificateDer, ServerName};
+use steeple_pki::Certificate;
+use steeple_spiffe::SpiffeId;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpStream, UnixStream};
+use tokio::net::UnixStream;
 use tokio_rustls::TlsConnector;
 use url::Url;
 
-use crate::tls::provider;
+use crate::tls::{ClientTls, PeerVerifyError, Roots, find_peer_error};
+
+/// As much of an answer that is not the document as anybody gets to see, in bytes.
+const EXCERPT: usize = 1024;
 
 /// How long and how large an answer may be.
 #[derive(Clone, Copy, Debug)]
@@ -48,6 +58,17 @@ pub enum FetchError {
     /// No connection.
     #[error("unable to connect: {0}")]
     Connect(#[source] io::Error),
+    /// The server's certificate is no SVID of the server that was meant.
+    #[error("{0}")]
+    Peer(Arc<PeerVerifyError>),
+    /// Web PKI does not accept the server, which shows the SVID of a SPIFFE ID.
+    #[error("{reason}")]
+    SpiffeServer {
+        /// Whose SVID it is, by its own word.
+        id: SpiffeId,
+        /// Why it was not accepted.
+        reason: io::Error,
+    },
     /// The server broke off, or does not speak HTTP.
     #[error("unable to read the answer: {0}")]
     Http(#[source] hyper::Error),
@@ -65,12 +86,39 @@ pub enum FetchError {
     Timeout(Duration),
 }
 
+/// Who may be on the other end of an `https` connection.
+#[derive(Clone, Debug)]
+pub enum Trust {
+    /// Who has a certificate for the URL's host under the system's roots, or under those that
+    /// `SSL_CERT_FILE` and `SSL_CERT_DIR` name.
+    System,
+    /// Who has a certificate for the URL's host under these roots, in DER.
+    Roots(Vec<CertificateDer<'static>>),
+    /// Who has this SPIFFE ID, by an SVID under these authorities of its trust domain. The URL's
+    /// host is an address and no more.
+    Spiffe {
+        /// The server.
+        server: SpiffeId,
+        /// The authorities.
+        roots: Vec<Certificate>,
+    },
+}
+
+/// What a server answered.
+#[derive(Clone, Debug)]
+pub struct Answer {
+    /// The status.
+    pub status: StatusCode,
+    /// The body; of any other status than 200, its first 1024 bytes.
+    pub body: Bytes,
+}
+
 /// Gets `url`, which must be an `https` one; the server is verified against the system's roots.
 ///
 /// # Errors
 /// [`FetchError`] says how far it came.
 pub async fn get(url: &str, limits: FetchLimits) -> Result<Bytes, FetchError> {
-    get_with_roots(url, system_roots, limits).await
+    document(ask(url, &Trust::System, limits).await?)
 }
 
 /// As [`get`], with roots of the caller's, in DER.
@@ -82,12 +130,7 @@ pub async fn get_trusting(
     roots: &[CertificateDer<'static>],
     limits: FetchLimits,
 ) -> Result<Bytes, FetchError> {
-    let store = || {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(roots.iter().cloned());
-        store
-    };
-    get_with_roots(url, store, limits).await
+    document(ask(url, &Trust::Roots(roots.to_vec()), limits).await?)
 }
 
 /// Gets `url`, which must be an `http` one, from the server on the Unix socket `socket`.
@@ -96,40 +139,70 @@ pub async fn get_trusting(
 /// [`FetchError`] says how far it came.
 pub async fn get_unix(url: &str, socket: &Path, limits: FetchLimits) -> Result<Bytes, FetchError> {
     let url = parse(url, "http", "it must begin with http://")?;
-    within(limits, async {
+    let answer = within(limits, async {
         let stream = UnixStream::connect(socket).await.map_err(FetchError::Connect)?;
+        fetch(&url, stream, limits).await
+    });
+    document(answer.await?)
+}
+
+/// Gets `url`, which must be an `https` one, from a server that `trust` accepts; any answer is
+/// one.
+///
+/// # Errors
+/// [`FetchError`] says how far it came.
+pub async fn ask(url: &str, trust: &Trust, limits: FetchLimits) -> Result<Answer, FetchError> {
+    let url = parse(url, "https", "it must begin with https://")?;
+    let host = url.host_str().unwrap_or_default();
+    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
+    let name = ServerName::try_from(host.clone()).map_err(|_| FetchError::Url("invalid host"))?;
+    let config = client_config(trust)?;
+    let port = url.port_or_known_default().unwrap_or(443);
+    within(limits, async {
+        let stream = dial::connect(&host, port, limits.deadline).await?;
+        let connector = TlsConnector::from(Arc::new(config));
+        let stream = connector.connect(name, stream).await.map_err(refused)?;
         fetch(&url, stream, limits).await
     })
     .await
 }
 
-async fn get_with_roots(
-    url: &str,
-    roots: impl FnOnce() -> RootCertStore,
-    limits: FetchLimits,
-) -> Result<Bytes, FetchError> {
-    let url = parse(url, "https", "it must begin with https://")?;
-    let host = url.host_str().unwrap_or_default();
-    let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
-    let name = ServerName::try_from(host.clone()).map_err(|_| FetchError::Url("invalid host"))?;
-    let roots = roots();
-    if roots.is_empty() {
-        return Err(FetchError::Roots);
+fn document(answer: Answer) -> Result<Bytes, FetchError> {
+    match answer.status {
+        StatusCode::OK => Ok(answer.body),
+        other => Err(FetchError::Status(other)),
     }
-    let mut config = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .expect("the provider has cipher suites for both versions")
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+}
+
+fn client_config(trust: &Trust) -> Result<ClientConfig, FetchError> {
+    let mut config = match trust {
+        Trust::System => web::config(system_roots())?,
+        Trust::Roots(roots) => {
+            let mut store = RootCertStore::empty();
+            store.add_parsable_certificates(roots.iter().cloned());
+            web::config(store)?
+        }
+        Trust::Spiffe { server, roots } => {
+            let tls = ClientTls::new(server.clone(), Roots::new(roots.clone()), None);
+            let mut config = (*tls.config()).clone();
+            // What stands between may route by the name, though nobody is verified by it.
+            config.enable_sni = true;
+            config
+        }
+    };
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
-    let port = url.port_or_known_default().unwrap_or(443);
-    within(limits, async {
-        let stream = TcpStream::connect((host, port)).await.map_err(FetchError::Connect)?;
-        let connector = TlsConnector::from(Arc::new(config));
-        let stream = connector.connect(name, stream).await.map_err(FetchError::Connect)?;
-        fetch(&url, stream, limits).await
-    })
-    .await
+    Ok(config)
+}
+
+/// A handshake that failed.
+fn refused(error: io::Error) -> FetchError {
+    if let Some(peer) = find_peer_error(&error) {
+        return FetchError::Peer(peer);
+    }
+    match web::spiffe_server(&error) {
+        Some(server) => server,
+        None => FetchError::Connect(error),
+    }
 }
 
 fn parse(url: &str, scheme: &str, otherwise: &'static str) -> Result<Url, FetchError> {
@@ -145,15 +218,15 @@ fn parse(url: &str, scheme: &str, otherwise: &'static str) -> Result<Url, FetchE
 
 async fn within(
     limits: FetchLimits,
-    work: impl Future<Output = Result<Bytes, FetchError>>,
-) -> Result<Bytes, FetchError> {
+    work: impl Future<Output = Result<Answer, FetchError>>,
+) -> Result<Answer, FetchError> {
     match tokio::time::timeout(limits.deadline, work).await {
         Ok(result) => result,
         Err(_) => Err(FetchError::Timeout(limits.deadline)),
     }
 }
 
-async fn fetch<S>(url: &Url, stream: S, limits: FetchLimits) -> Result<Bytes, FetchError>
+async fn fetch<S>(url: &Url, stream: S, limits: FetchLimits) -> Result<Answer, FetchError>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
@@ -169,17 +242,12 @@ where
         .map_err(FetchError::Http)?;
     let exchange = async {
         let response = sender.send_request(request).await.map_err(FetchError::Http)?;
-        if response.status() != StatusCode::OK {
-            return Err(FetchError::Status(response.status()));
-        }
-        let body = Limited::new(response.into_body(), limits.size).collect().await;
-        body.map(|body| body.to_bytes()).map_err(|error| {
-            if error.is::<LengthLimitError>() {
-                FetchError::TooLarge(limits.size)
-            } else {
-                FetchError::Body(error)
-            }
-        })
+        let status = response.status();
+        let body = match status {
+            StatusCode::OK => whole(response.into_body(), limits.size).await?,
+            _ => beginning(response.into_body()).await,
+        };
+        Ok(Answer { status, body })
     };
     // The connection has no task of its own: it goes on for as long as the answer is awaited.
     let mut connection = std::pin::pin!(connection);
@@ -195,6 +263,30 @@ where
             }
         }
     }
+}
+
+async fn whole(body: Incoming, size: usize) -> Result<Bytes, FetchError> {
+    let body = Limited::new(body, size).collect().await;
+    body.map(|body| body.to_bytes()).map_err(|error| {
+        if error.is::<LengthLimitError>() {
+            FetchError::TooLarge(size)
+        } else {
+            FetchError::Body(error)
+        }
+    })
+}
+
+/// As much of an answer's body as comes, up to the limit.
+async fn beginning(mut body: Incoming) -> Bytes {
+    let mut read = Vec::new();
+    while read.len() < EXCERPT
+        && let Some(Ok(frame)) = body.frame().await
+    {
+        if let Some(data) = frame.data_ref() {
+            read.extend_from_slice(&data[..data.len().min(EXCERPT - read.len())]);
+        }
+    }
+    read.into()
 }
 
 fn system_roots() -> RootCertStore {

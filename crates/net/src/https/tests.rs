@@ -5,6 +5,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
+use crate::tls::provider;
 
 const LIMITS: FetchLimits = FetchLimits { deadline: Duration::from_secs(30), size: 1000 };
 
@@ -78,39 +79,133 @@ async fn size_and_time_are_limited() {
     assert!(matches!(ask_within(limits, stalled).await.0, Err(FetchError::Timeout(_))));
 }
 
+/// A server with one certificate, and what it takes to trust it.
+struct Server {
+    listener: TcpListener,
+    acceptor: TlsAcceptor,
+    root: CertificateDer<'static>,
+}
+
+impl Server {
+    async fn new(certificate: CertificateDer<'static>, key: &rcgen::KeyPair) -> Self {
+        let der = rustls_pki_types::PrivatePkcs8KeyDer::from(key.serialize_der());
+        let config = rustls::ServerConfig::builder_with_provider(provider())
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![certificate.clone()], der.into())
+            .unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        Self { listener, acceptor, root: certificate }
+    }
+
+    /// A server of the web, `localhost`.
+    async fn web() -> Self {
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
+        Self::new(made.cert.der().clone(), &made.signing_key).await
+    }
+
+    /// A server with an SVID.
+    async fn spiffe(id: &str) -> Self {
+        let uri = |text: &str| rcgen::SanType::URI(text.to_owned().try_into().unwrap());
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut authority = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        authority.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        authority.key_usages = vec![rcgen::KeyUsagePurpose::KeyCertSign];
+        authority.subject_alt_names = vec![uri("spiffe://example.org")];
+        let root = authority.self_signed(&key).unwrap().der().clone();
+        let issuer = rcgen::Issuer::new(authority, key);
+        let key = rcgen::KeyPair::generate().unwrap();
+        let mut leaf = rcgen::CertificateParams::new(Vec::new()).unwrap();
+        leaf.subject_alt_names = vec![uri(id)];
+        leaf.key_usages = vec![rcgen::KeyUsagePurpose::DigitalSignature];
+        let leaf = leaf.signed_by(&key, &issuer).unwrap().der().clone();
+        Self { root, ..Self::new(leaf, &key).await }
+    }
+
+    fn url(&self, host: &str) -> String {
+        format!("https://{host}:{}/bundle", self.listener.local_addr().unwrap().port())
+    }
+
+    async fn serve_one(&self, answer: &str) {
+        let (stream, _) = self.listener.accept().await.unwrap();
+        let Ok(mut stream) = self.acceptor.accept(stream).await else { return };
+        let _ = stream.read(&mut [0; 4096]).await;
+        let _ = stream.write_all(answer.as_bytes()).await;
+        let _ = stream.shutdown().await;
+    }
+
+    /// Asks it at `host`, and has it answer.
+    async fn asked(&self, host: &str, trust: Trust, answer: &str) -> Result<Answer, FetchError> {
+        let url = self.url(host);
+        tokio::join!(super::ask(&url, &trust, LIMITS), self.serve_one(answer)).0
+    }
+
+    fn trust(&self) -> Trust {
+        Trust::Roots(vec![self.root.clone()])
+    }
+
+    fn trust_as(&self, id: &str) -> Trust {
+        let roots = vec![Certificate::from_der(self.root.to_vec()).unwrap()];
+        Trust::Spiffe { server: SpiffeId::parse(id).unwrap(), roots }
+    }
+}
+
+const OK: &str = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+const SERVER_ID: &str = "spiffe://example.org/spire/server";
+
 #[tokio::test]
 async fn the_server_is_verified() {
-    let made = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let certificate = made.cert.der().clone();
-    let key = rustls_pki_types::PrivatePkcs8KeyDer::from(made.signing_key.serialize_der());
-    let config = rustls::ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![certificate.clone()], key.into())
-        .unwrap();
-    let acceptor = TlsAcceptor::from(Arc::new(config));
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    let serve_one = async || {
-        let (stream, _) = listener.accept().await.unwrap();
-        let Ok(mut stream) = acceptor.accept(stream).await else { return };
-        let _ = stream.read(&mut [0; 4096]).await;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
-        let _ = stream.shutdown().await;
-    };
-    let by_name = format!("https://localhost:{port}/bundle");
-    let by_address = format!("https://127.0.0.1:{port}/bundle");
-    let roots = [certificate];
+    let server = Server::web().await;
+    let document = server.asked("localhost", server.trust(), OK).await;
+    assert_eq!(document.unwrap().body, "ok");
+    let another_name = server.asked("127.0.0.1", server.trust(), OK).await;
+    assert!(matches!(another_name, Err(FetchError::Connect(_))), "{another_name:?}");
+    let another_root = Server::web().await.trust();
+    let refused = server.asked("localhost", another_root, OK).await;
+    assert!(matches!(refused, Err(FetchError::Connect(_))), "{refused:?}");
+}
 
-    let (document, ()) = tokio::join!(get_trusting(&by_name, &roots, LIMITS), serve_one());
-    assert_eq!(document.unwrap(), "ok");
-    let (document, ()) = tokio::join!(get_trusting(&by_address, &roots, LIMITS), serve_one());
-    assert!(matches!(document, Err(FetchError::Connect(_))), "another name: {document:?}");
-    let other = rcgen::generate_simple_self_signed(vec!["localhost".into()]).unwrap();
-    let roots = [other.cert.der().clone()];
-    let (document, ()) = tokio::join!(get_trusting(&by_name, &roots, LIMITS), serve_one());
-    assert!(matches!(document, Err(FetchError::Connect(_))), "another root: {document:?}");
+#[tokio::test]
+async fn the_holder_of_an_svid_is_known_by_its_id_whatever_the_host() {
+    let server = Server::spiffe(SERVER_ID).await;
+    for host in ["localhost", "127.0.0.1"] {
+        let document = server.asked(host, server.trust_as(SERVER_ID), OK).await;
+        assert_eq!(document.unwrap().body, "ok", "{host}");
+    }
+    let other = server.trust_as("spiffe://example.org/other");
+    let refused = server.asked("localhost", other, OK).await.unwrap_err();
+    assert_eq!(refused.to_string(), format!("unexpected ID \"{SERVER_ID}\""));
+    let other = Server::spiffe(SERVER_ID).await.trust_as(SERVER_ID);
+    let refused = server.asked("localhost", other, OK).await;
+    assert!(matches!(refused, Err(FetchError::Peer(_))), "another root: {refused:?}");
+}
+
+#[tokio::test]
+async fn who_shows_an_svid_where_a_web_server_was_meant_is_named() {
+    let server = Server::spiffe(SERVER_ID).await;
+    let refused = server.asked("localhost", server.trust(), OK).await;
+    assert!(
+        matches!(&refused, Err(FetchError::SpiffeServer { id, .. }) if id.as_str() == SERVER_ID),
+        "{refused:?}"
+    );
+}
+
+#[tokio::test]
+async fn of_an_answer_that_is_not_the_document_the_beginning_is_kept() {
+    let server = Server::web().await;
+    let answer = "HTTP/1.1 404 Not Found\r\n\r\n".to_owned() + &"x".repeat(100_000);
+    let answer = server.asked("localhost", server.trust(), &answer).await.unwrap();
+    assert_eq!((answer.status, answer.body.len()), (StatusCode::NOT_FOUND, 1024));
+}
+
+#[tokio::test]
+async fn a_host_with_a_dead_address_is_reached_at_the_next() {
+    let server = Server::web().await;
+    let port = server.listener.local_addr().unwrap().port();
+    // Where localhost has two addresses, nobody listens on ::1.
+    assert!(dial::connect("localhost", port, LIMITS.deadline).await.is_ok());
 }
 
 #[tokio::test]
