@@ -17,7 +17,8 @@ use steeple_runtime::log::LogConfig;
 use steeple_spiffe::TrustDomain;
 
 use crate::{
-    DEFAULT_AGENT_CONFIG_PATH, Env, HealthChecks, Notice, PluginConfig, Problems, source::Source,
+    DEFAULT_AGENT_CONFIG_PATH, Env, HealthChecks, Notice, PluginConfig, Problems, ProfilingConfig,
+    TelemetryConfig, source::Source,
 };
 
 /// What the agent runs by.
@@ -69,6 +70,10 @@ pub struct AgentConfig {
     pub experimental: AgentExperimental,
     /// The HTTP health listener.
     pub health_checks: HealthChecks,
+    /// Where metrics and traces go.
+    pub telemetry: TelemetryConfig,
+    /// Profiles, when they are enabled.
+    pub profiling: Option<ProfilingConfig>,
     /// The plugins in the order written, disabled ones included.
     pub plugins: Vec<PluginConfig>,
 }

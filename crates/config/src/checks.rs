@@ -291,22 +291,6 @@ impl Checker {
             ready_path: or(&raw.ready_path, "/ready"),
         }
     }
-
-    /// Every part of `telemetry` that is there: none of it is available yet.
-    pub(crate) fn telemetry(&mut self, raw: &raw::Telemetry) {
-        self.not_yet("telemetry.Prometheus", &raw.prometheus);
-        self.not_yet("telemetry.DogStatsd", &raw.dog_statsd);
-        self.not_yet("telemetry.Statsd", &raw.statsd);
-        self.not_yet("telemetry.M3", &raw.m3);
-        self.not_yet("telemetry.InMem", &raw.in_mem);
-        self.not_yet("telemetry.MetricPrefix", &raw.metric_prefix);
-        self.not_yet("telemetry.EnableTrustDomainLabel", &raw.enable_trust_domain_label);
-        self.not_yet("telemetry.EnableHostnameLabel", &raw.enable_hostname_label);
-        self.not_yet("telemetry.AllowedPrefixes", &raw.allowed_prefixes);
-        self.not_yet("telemetry.BlockedPrefixes", &raw.blocked_prefixes);
-        self.not_yet("telemetry.AllowedLabels", &raw.allowed_labels);
-        self.not_yet("telemetry.BlockedLabels", &raw.blocked_labels);
-    }
 }
 
 /// SPIRE's name for a block of `telemetry` or `health_checks` whose keys it
@@ -319,6 +303,7 @@ pub(crate) fn shared_section(block: &str) -> Option<String> {
         "telemetry.Statsd" => "Statsd",
         "telemetry.M3" => "M3",
         "telemetry.InMem" => "InMem",
+        "telemetry.Otlp" => "Otlp",
         "health_checks" => "health check",
         _ => return None,
     };

@@ -22,6 +22,7 @@ mod problem;
 mod raw;
 mod server;
 mod source;
+mod telemetry;
 mod url;
 
 pub use agent::{
@@ -40,6 +41,10 @@ pub use problem::{Notice, NoticeKind, Problem, ProblemKind, Problems, UnknownSec
 pub use server::{
     CaSubject, PruneAttestedNodes, RateLimit, ServerConfig, ServerExperimental, ServerFlags,
     load_server,
+};
+pub use telemetry::{
+    M3Config, OtlpConfig, OtlpProtocol, ProfilingConfig, PrometheusConfig, PrometheusTlsConfig,
+    TelemetryConfig,
 };
 
 /// The file that the server reads when none is named.

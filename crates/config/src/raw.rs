@@ -3,6 +3,8 @@
 pub(crate) mod agent;
 pub(crate) mod server;
 
+use std::collections::BTreeMap;
+
 use serde::Deserialize;
 use steeple_hcl::{Block, Located};
 
@@ -16,6 +18,7 @@ pub(crate) struct Telemetry {
     pub(crate) statsd: Located<Vec<Statsd>>,
     pub(crate) m3: Located<Vec<M3>>,
     pub(crate) in_mem: Located<InMem>,
+    pub(crate) otlp: Located<Otlp>,
     pub(crate) metric_prefix: Located<String>,
     pub(crate) enable_trust_domain_label: Located<bool>,
     pub(crate) enable_hostname_label: Located<bool>,
@@ -29,41 +32,53 @@ pub(crate) struct Telemetry {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Prometheus {
-    host: Located<String>,
-    port: Located<i64>,
-    tls: Located<PrometheusTls>,
+    pub(crate) host: Located<String>,
+    pub(crate) port: Located<i64>,
+    pub(crate) tls: Located<PrometheusTls>,
 }
 
 /// `telemetry.Prometheus.tls`
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct PrometheusTls {
-    cert_file: Located<String>,
-    key_file: Located<String>,
-    client_ca_file: Located<String>,
-    use_spire_svid: Located<bool>,
-    authorized_spiffe_ids: Located<Vec<String>>,
+    pub(crate) cert_file: Located<String>,
+    pub(crate) key_file: Located<String>,
+    pub(crate) client_ca_file: Located<String>,
+    pub(crate) use_spire_svid: Located<bool>,
+    pub(crate) authorized_spiffe_ids: Located<Vec<String>>,
 }
 
 /// An element of `telemetry.DogStatsd` or `telemetry.Statsd`
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct Statsd {
-    address: Located<String>,
+    pub(crate) address: Located<String>,
 }
 
 /// An element of `telemetry.M3`
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct M3 {
-    address: Located<String>,
-    env: Located<String>,
+    pub(crate) address: Located<String>,
+    pub(crate) env: Located<String>,
 }
 
 /// `telemetry.InMem`
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct InMem {}
+
+/// `telemetry.Otlp`
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Otlp {
+    pub(crate) endpoint: Located<String>,
+    pub(crate) protocol: Located<String>,
+    pub(crate) headers: Located<BTreeMap<String, String>>,
+    pub(crate) interval: Located<String>,
+    pub(crate) traces: Located<bool>,
+    pub(crate) sample_ratio: Located<f64>,
+}
 
 /// `health_checks`
 #[derive(Default, Deserialize)]

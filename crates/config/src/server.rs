@@ -14,8 +14,8 @@ use steeple_runtime::log::LogConfig;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
 use crate::{
-    DEFAULT_SERVER_CONFIG_PATH, DataStoreConfig, Env, FederationConfig, HealthChecks, KeyType, Notice, PluginConfig,
-    Problems, source::Source,
+    DEFAULT_SERVER_CONFIG_PATH, DataStoreConfig, Env, FederationConfig, HealthChecks, KeyType,
+    Notice, PluginConfig, Problems, ProfilingConfig, TelemetryConfig, source::Source,
 };
 
 /// What the server runs by.
@@ -69,6 +69,10 @@ pub struct ServerConfig {
     pub federation: FederationConfig,
     /// The HTTP health listener.
     pub health_checks: HealthChecks,
+    /// Where metrics and traces go.
+    pub telemetry: TelemetryConfig,
+    /// Profiles, when they are enabled.
+    pub profiling: Option<ProfilingConfig>,
     /// The datastore.
     pub datastore: DataStoreConfig,
     /// All other plugins in the order written, disabled ones included.

@@ -19,6 +19,7 @@ use crate::{
     problem::{Notice, NoticeKind, Problems},
     raw::agent::{Agent, Experimental, File, RateLimit},
     source::{Source, describe},
+    telemetry::{self, ProfilingConfig, ProfilingKeys},
 };
 
 const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-agent/public/api.sock";
@@ -80,7 +81,8 @@ pub(super) fn build(
     let mut agent = file.agent.value.unwrap_or_default();
     apply_flags(&mut agent, flags);
 
-    checker.telemetry(&file.telemetry.value.unwrap_or_default());
+    let telemetry = telemetry::build(&mut checker, file.telemetry.value.unwrap_or_default());
+    let profiling = profiling(&mut checker, &agent);
     let plugins = plugins::build(&mut checker, &file.plugins, &CATALOG).unwrap_or_default();
     let trust_domain = checker.trust_domain("agent.trust_domain", &agent.trust_domain);
     check_not_yet(&mut checker, &agent, trust_domain.as_ref());
@@ -149,6 +151,8 @@ pub(super) fn build(
             jwt_svid_cache_max_size,
             experimental,
             health_checks,
+            telemetry,
+            profiling,
             plugins,
         },
     );
@@ -311,6 +315,16 @@ fn availability_target(checker: &mut Checker, agent: &Agent) -> Option<Duration>
     None
 }
 
+fn profiling(checker: &mut Checker, agent: &Agent) -> Option<ProfilingConfig> {
+    let keys = ProfilingKeys {
+        enabled: &agent.profiling_enabled,
+        port: &agent.profiling_port,
+        freq: &agent.profiling_freq,
+        names: &agent.profiling_names,
+    };
+    telemetry::profiling(checker, "agent", &keys)
+}
+
 fn check_not_yet(checker: &mut Checker, agent: &Agent, trust_domain: Option<&TrustDomain>) {
     if let Some(sds) = agent.sds.as_ref() {
         let own = set(&sds.default_bundle_name).unwrap_or("ROOTCA");
@@ -348,10 +362,6 @@ fn check_not_yet(checker: &mut Checker, agent: &Agent, trust_domain: Option<&Tru
     if delegates.value.as_ref().is_some_and(|ids| !ids.is_empty()) {
         checker.not_yet("agent.authorized_delegates", delegates);
     }
-    checker.not_yet("agent.profiling_enabled", &agent.profiling_enabled);
-    checker.not_yet("agent.profiling_port", &agent.profiling_port);
-    checker.not_yet("agent.profiling_freq", &agent.profiling_freq);
-    checker.not_yet("agent.profiling_names", &agent.profiling_names);
 }
 
 fn experimental(checker: &mut Checker, raw: &Experimental) -> AgentExperimental {

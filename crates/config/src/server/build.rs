@@ -16,6 +16,7 @@ use crate::{
     problem::{Notice, NoticeKind, Problems},
     raw::server::{Experimental, File, Server},
     source::Source,
+    telemetry::{self, ProfilingConfig, ProfilingKeys},
 };
 
 const DEFAULT_SOCKET_PATH: &str = "/tmp/spire-server/private/api.sock";
@@ -108,7 +109,8 @@ pub(super) fn build(
     let mut server = file.server.value.unwrap_or_default();
     apply_flags(&mut server, flags);
 
-    checker.telemetry(&file.telemetry.value.unwrap_or_default());
+    let telemetry = telemetry::build(&mut checker, file.telemetry.value.unwrap_or_default());
+    let profiling = profiling(&mut checker, &server);
     let plugins = plugins::build(&mut checker, &file.plugins, &CATALOG);
     let (datastore, plugins) = split_datastore(&mut checker, plugins);
     check_not_yet(&mut checker, &server);
@@ -171,6 +173,8 @@ pub(super) fn build(
             experimental,
             federation,
             health_checks,
+            telemetry,
+            profiling,
             datastore,
             plugins,
         },
@@ -299,6 +303,16 @@ fn socket_path(checker: &mut Checker, server: &Server) -> Option<PathBuf> {
         .ok()
 }
 
+fn profiling(checker: &mut Checker, server: &Server) -> Option<ProfilingConfig> {
+    let keys = ProfilingKeys {
+        enabled: &server.profiling_enabled,
+        port: &server.profiling_port,
+        freq: &server.profiling_freq,
+        names: &server.profiling_names,
+    };
+    telemetry::profiling(checker, "server", &keys)
+}
+
 fn check_not_yet(checker: &mut Checker, server: &Server) {
     for (index, cidr) in server.proxy_protocol_trusted_cidrs.value.iter().flatten().enumerate() {
         if !is_cidr(cidr) {
@@ -315,10 +329,6 @@ fn check_not_yet(checker: &mut Checker, server: &Server) {
     if cidrs.value.as_ref().is_some_and(|cidrs| !cidrs.is_empty()) {
         checker.not_yet("server.proxy_protocol_trusted_cidrs", cidrs);
     }
-    checker.not_yet("server.profiling_enabled", &server.profiling_enabled);
-    checker.not_yet("server.profiling_port", &server.profiling_port);
-    checker.not_yet("server.profiling_freq", &server.profiling_freq);
-    checker.not_yet("server.profiling_names", &server.profiling_names);
 }
 
 /// An address and a prefix length that fits it.

@@ -140,15 +140,13 @@ fn unknown_keys_are_refused_where_spire_looks() {
 #[test]
 fn what_is_not_available_yet_gets_one_line_each() {
     let found = notices(
-        "profiling_enabled = true
-         proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
+        "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]",
     );
     let keys: Vec<_> = found.iter().map(|(_, key)| key.as_str()).collect();
     assert_eq!(
         keys,
         [
             "server.proxy_protocol_trusted_cidrs",
-            "server.profiling_enabled",
         ]
     );
     assert!(found.iter().all(|(kind, _)| *kind == NoticeKind::NotAvailable));
