@@ -23,10 +23,16 @@ pub struct CaConfig {
     pub ca_key_type: KeyType,
     /// Key type of the next JWT authority (`jwt_key_type`, CA-22).
     pub jwt_key_type: KeyType,
+    /// Key type of the next WIT authority (`experimental.wit_key_type`).
+    pub wit_key_type: KeyType,
     /// Subject of self-signed CA certificates; `None` for C=US, O=SPIFFE (CR-05).
     pub ca_subject: Option<DistinguishedName>,
     /// The `iss` claim of JWT-SVIDs.
     pub jwt_issuer: Option<String>,
+    /// The `iss` claim of WIT-SVIDs (`experimental.wit_issuer`).
+    pub wit_issuer: Option<String>,
+    /// WIT authorities and WIT-SVIDs (feature flag `wit-svid`).
+    pub enable_wit: bool,
     /// No JWT authorities and no JWT-SVIDs (CA-21).
     pub disable_jwt: bool,
 }
@@ -43,8 +49,11 @@ impl CaConfig {
             agent_ttl: HOUR,
             ca_key_type: KeyType::EcP256,
             jwt_key_type: KeyType::EcP256,
+            wit_key_type: KeyType::EcP256,
             ca_subject: None,
             jwt_issuer: None,
+            wit_issuer: None,
+            enable_wit: false,
             disable_jwt: false,
         }
     }

@@ -10,18 +10,24 @@ use std::time::{Duration, SystemTime};
 use arc_swap::ArcSwapOption;
 use steeple_pki::x509::{Certificate, DistinguishedName, Issuer};
 use steeple_pki::{PublicKey, Signer};
+use steeple_plugin::CredentialComposer;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
 pub use jwt::JwtSvid;
-pub(crate) use x509::self_signed_ca;
+pub use wit::WorkloadWitParams;
+pub(crate) use upstream::probe_svid;
+pub(crate) use validate::x509_ca as validate_x509_ca;
 
 use crate::config::CaConfig;
 use crate::error::CaError;
-use crate::kind::{JwtKey, X509Ca};
+use crate::kind::{JwtKey, WitKey, X509Ca};
 use crate::rotation::Authority;
 
+mod compose;
 mod jwt;
+mod upstream;
 mod validate;
+mod wit;
 mod x509;
 
 /// Issues what the active authorities sign. Cheap to clone.
@@ -36,10 +42,13 @@ struct Inner {
     agent_ttl: Duration,
     jwt_svid_ttl: Duration,
     jwt_issuer: Option<String>,
+    composers: compose::Composers,
     /// Subject of an X509-SVID for which nothing else is said (CR-13).
     svid_subject: DistinguishedName,
     x509: ArcSwapOption<ActiveX509>,
     jwt: ArcSwapOption<JwtKey>,
+    wit_issuer: Option<String>,
+    wit: ArcSwapOption<WitKey>,
 }
 
 /// The active X.509 CA with all that does not change from one certificate to the next.
@@ -81,6 +90,15 @@ impl Credentials {
     /// Credentials without an authority yet: every call fails until one is active.
     #[must_use]
     pub fn new(config: &CaConfig) -> Self {
+        Self::with_composers(config, Vec::new())
+    }
+
+    /// As [`Credentials::new`]; these composers, in this order, have a say in what is issued.
+    #[must_use]
+    pub fn with_composers(
+        config: &CaConfig,
+        composers: Vec<Arc<dyn CredentialComposer>>,
+    ) -> Self {
         let agent_ttl = nonzero(Some(config.agent_ttl)).unwrap_or(config.x509_svid_ttl);
         Self(Arc::new(Inner {
             server_id: SpiffeId::server(&config.trust_domain),
@@ -90,9 +108,12 @@ impl Credentials {
             agent_ttl,
             jwt_svid_ttl: config.jwt_svid_ttl,
             jwt_issuer: config.jwt_issuer.clone().filter(|issuer| !issuer.is_empty()),
+            composers: composers.into_boxed_slice(),
             svid_subject: country_and_organization("SPIRE"),
             x509: ArcSwapOption::empty(),
             jwt: ArcSwapOption::empty(),
+            wit_issuer: config.wit_issuer.clone().filter(|issuer| !issuer.is_empty()),
+            wit: ArcSwapOption::empty(),
         }))
     }
 
@@ -108,6 +129,11 @@ impl Credentials {
     /// Has this key sign from now on.
     pub fn set_jwt_key(&self, key: &JwtKey) {
         self.0.jwt.store(Some(Arc::new(key.clone())));
+    }
+
+    /// Has this key sign WIT-SVIDs from now on.
+    pub fn set_wit_key(&self, key: &WitKey) {
+        self.0.wit.store(Some(Arc::new(key.clone())));
     }
 
     /// The certificate of the CA that signs at present.

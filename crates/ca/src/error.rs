@@ -19,6 +19,12 @@ pub enum CaError {
     /// The active JWT authority has expired and no other has taken over.
     #[error("JWT key is not available for signing: it expired at {}", rfc3339(*.0))]
     JwtKeyExpired(SystemTime),
+    /// No WIT authority is active, yet or by configuration.
+    #[error("WIT key is not available for signing")]
+    NoWitKey,
+    /// The active WIT authority has expired and no other has taken over.
+    #[error("WIT key is not available for signing: it expired at {}", rfc3339(*.0))]
+    WitKeyExpired(SystemTime),
     /// The SPIFFE ID asked for is not one that this trust domain issues.
     #[error("invalid {kind} ID: {id:?} is not a member of trust domain {trust_domain:?}{}",
         if *.empty_path { "; path is empty" } else { "" })]
@@ -32,6 +38,9 @@ pub enum CaError {
         /// The ID is that of the trust domain itself.
         empty_path: bool,
     },
+    /// A credential composer refused, or answered what cannot be.
+    #[error(transparent)]
+    Composer(PluginError),
     /// No audience, or only empty ones.
     #[error("invalid JWT-SVID audience: cannot be empty")]
     NoAudience,
@@ -76,6 +85,20 @@ pub enum InvalidCredential {
         /// What is in the certificate.
         found: Vec<String>,
     },
+    /// The certificate that was made cannot be read.
+    #[error("failed to parse certificate: {0}")]
+    Unreadable(String),
+    /// The `sub` claim is not the SPIFFE ID asked for.
+    #[error("invalid JWT-SVID \"sub\" claim: expected {expected:?} but got {found:?}")]
+    Subject {
+        /// What was asked for.
+        expected: String,
+        /// What the claims say, cut short.
+        found: String,
+    },
+    /// A claim is not of its type; holds its name.
+    #[error("failed to extract JWT-SVID claims for validation: malformed {0:?} claim")]
+    Claim(&'static str),
     /// The validity period lies in the future.
     #[error("{kind}: not yet valid until {}", rfc3339(*.not_before))]
     NotYetValid {
@@ -131,6 +154,39 @@ pub enum AuthorityError {
         /// The status found, as in the journal.
         found: &'static str,
     },
+    /// With an upstream authority, the roots are its own.
+    #[error("local authority can't be {verb} if there is an upstream authority")]
+    HasUpstream {
+        /// `tainted` or `revoked`.
+        verb: &'static str,
+    },
+    /// There is no upstream authority.
+    #[error("upstream authority is not configured")]
+    NoUpstream,
+    /// The upstream authority cannot be tainted.
+    #[error("provided subject key id is not valid: {0}")]
+    TaintUpstream(UpstreamRefused),
+    /// The datastore did not mark it.
+    #[error("failed to taint upstream authority: {source}")]
+    TaintUpstreamFailed {
+        /// Why.
+        source: RotationError,
+    },
+    /// It is marked, and those concerned could not be told.
+    #[error("failed to notify tainted authority: {source}")]
+    NotifyTainted {
+        /// Why.
+        source: RotationError,
+    },
+    /// The datastore did not remove it.
+    #[error("failed to revoke X.509 upstream authority: {source}")]
+    RevokeUpstreamFailed {
+        /// Why.
+        source: RotationError,
+    },
+    /// The upstream authority cannot be revoked.
+    #[error("invalid subject key ID: {0}")]
+    RevokeUpstream(UpstreamRefused),
     /// The authority cannot be revoked.
     #[error("invalid authority ID: {0}")]
     Revoke(RevokeRefused),
@@ -144,6 +200,23 @@ pub enum AuthorityError {
         /// Why.
         source: RotationError,
     },
+}
+
+/// Why an upstream authority cannot be tainted or revoked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
+pub enum UpstreamRefused {
+    /// The request names none.
+    #[error("no subject key ID provided")]
+    NoId,
+    /// It stands above the CA in use. (The spelling is SPIRE's.)
+    #[error("unable to use upstream authority singing current authority")]
+    Current,
+    /// It does not stand above the other CA.
+    #[error("upstream authority didn't sign the old local authority")]
+    NotAboveOld,
+    /// It stands above a CA that waits for its turn.
+    #[error("only upstream authorities signing an old authority can be used")]
+    NotOld,
 }
 
 /// Why an authority cannot be revoked.
@@ -177,8 +250,14 @@ impl AuthorityError {
             | Self::UnexpectedAuthorityId
             | Self::TaintCurrent
             | Self::OnlyOldTainted { .. }
+            | Self::TaintUpstream(_)
+            | Self::RevokeUpstream(_)
             | Self::Revoke(_) => Code::InvalidArgument,
-            Self::OnlyPrepared { .. } | Self::NotValidNow | Self::Failed { .. } => Code::Internal,
+            Self::HasUpstream { .. } | Self::NoUpstream => Code::FailedPrecondition,
+            Self::TaintUpstreamFailed { .. }
+            | Self::NotifyTainted { .. }
+            | Self::RevokeUpstreamFailed { .. }
+            | Self::OnlyPrepared { .. } | Self::NotValidNow | Self::Failed { .. } => Code::Internal,
         }
     }
 }
@@ -195,6 +274,12 @@ pub enum RotationError {
     /// The datastore.
     #[error(transparent)]
     Store(#[from] AuthorityStoreError),
+    /// The request to the upstream authority could not be made.
+    #[error("unable to request X509 CA: {0}")]
+    Request(#[from] steeple_pki::csr::CsrError),
+    /// What the upstream authority answered cannot be used.
+    #[error("X509 CA minted by upstream authority is invalid: {0}")]
+    Minted(#[source] InvalidMint),
     /// The CA certificate could not be made.
     #[error("unable to self-sign X509 CA: {0}")]
     SelfSign(#[source] steeple_pki::x509::IssueError),
@@ -215,9 +300,47 @@ pub enum RotationError {
     /// The bundle holds no tainted X.509 authority of this id.
     #[error("no tainted root CA found with authority ID: {0:?}")]
     NoTaintedRoot(String),
+    /// No authority is in use yet.
+    #[error("server is initializing")]
+    Initializing,
+    /// The CA stands under a tainted root although it was just replaced.
+    #[error("the current X.509 authority is still signed by a tainted upstream authority")]
+    StillTainted,
     /// The bundle did not hold what was appended to it.
     #[error("the trust bundle does not hold the authority that was appended to it")]
     NotInBundle,
+}
+
+/// Why nothing of an upstream authority's answer is used.
+#[derive(Debug, thiserror::Error)]
+pub enum InvalidMint {
+    /// There is no certificate in it.
+    #[error("plugin response missing X.509 CA chain")]
+    NoChain,
+    /// There are more certificates than anybody verifies.
+    #[error("X509 CA chain is too long: {0} certificates")]
+    LongChain(usize),
+    /// There is no root in it.
+    #[error("plugin response missing upstream X.509 roots")]
+    NoRoots,
+    /// A list is longer than any bundle's.
+    #[error("upstream bundle has too many authorities: {0}")]
+    Many(usize),
+    /// It was issued to somebody else.
+    #[error("the certificate is not for the key that was sent")]
+    OtherKey,
+    /// The certificate is not that of a CA of this trust domain.
+    #[error("invalid upstream-signed X509 CA: {0}")]
+    Ca(#[from] InvalidCredential),
+    /// The key manager did not sign with the key.
+    #[error("failed to sign validation certificate: {0}")]
+    Probe(#[source] steeple_pki::x509::IssueError),
+    /// Nobody could verify what the CA signs.
+    #[error("X509 CA produced an invalid X509-SVID chain: {0}")]
+    Path(#[source] steeple_pki::verify::VerifyError),
+    /// It stands under a root that the upstream authority calls tainted.
+    #[error("the upstream authority signed it under a root that it calls tainted")]
+    Tainted,
 }
 
 /// The datastore failed to do what the CA manager asked of it.

@@ -16,7 +16,7 @@ use crate::store::{AuthorityStore, StoredJournal};
 
 mod restore;
 
-pub(crate) use restore::{SlotKeys, restore};
+pub(crate) use restore::{Remains, SlotKeys, restore};
 
 /// The journal as it was last written.
 #[derive(Clone, Default, Debug)]

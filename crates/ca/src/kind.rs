@@ -8,21 +8,25 @@ use bytes::Bytes;
 use steeple_pki::{Bundle, KeyType, Signer};
 use steeple_proto::journal::{Entries, Status};
 
-pub use jwt::JwtKey;
+pub use jwt::{JwtKey, WitKey};
 pub use x509::X509Ca;
 
 use crate::config::CaConfig;
 use crate::credentials::Credentials;
 use crate::error::RotationError;
 use crate::rotation::{Authority, SlotId};
+use crate::store::AuthorityStore;
+use crate::upstream::Upstream;
 
 pub(crate) use jwt::Jwt;
+pub(crate) use wit::Wit;
 pub(crate) use x509::X509;
 
 mod jwt;
+mod wit;
 mod x509;
 
-/// One kind of authority: X.509 CA or JWT key, later the WIT key.
+/// One kind of authority: X.509 CA, JWT key or WIT key.
 #[async_trait]
 pub(crate) trait Kind: Send + Sync + 'static {
     /// An authority of this kind, with what signs for it.
@@ -42,9 +46,9 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// The type of the next key.
     fn key_type(config: &CaConfig) -> KeyType;
 
-    /// Makes an authority out of a fresh key. The seam for an upstream authority.
+    /// Makes an authority out of a fresh key.
     async fn issue(
-        config: &CaConfig,
+        issuing: Issuing<'_>,
         signer: Arc<dyn Signer>,
         issued_at: SystemTime,
     ) -> Result<Self::Authority, RotationError>;
@@ -52,8 +56,26 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// Adds the authority to what is to be appended to the trust bundle.
     fn add_to_bundle(bundle: &mut Bundle, authority: &Self::Authority);
 
-    /// The bundle holds just this authority, and it may still be prepared or used.
-    fn is_published(bundle: &Bundle, authority: &Self::Authority) -> bool;
+    /// Puts the authority into the trust bundle and answers that.
+    ///
+    /// # Errors
+    /// The datastore fails, or an upstream authority does.
+    async fn publish(
+        issuing: Issuing<'_>,
+        authority: &Self::Authority,
+    ) -> Result<Bundle, RotationError> {
+        let mut addition = Bundle::new(issuing.config.trust_domain.clone());
+        Self::add_to_bundle(&mut addition, authority);
+        Ok(issuing.store.append_bundle(addition).await?)
+    }
+
+    /// What this authority signs is verified with the bundle.
+    fn is_published(
+        bundle: &Bundle,
+        authority: &Self::Authority,
+        has_upstream: bool,
+        now: SystemTime,
+    ) -> bool;
 
     /// The entries of this kind.
     fn rows(entries: &Entries) -> &Vec<Self::Row>;
@@ -80,6 +102,16 @@ pub(crate) trait Kind: Send + Sync + 'static {
     fn key_id(slot: SlotId) -> String {
         format!("{}{slot}", Self::KEY_PREFIX)
     }
+}
+
+/// What authorities are made and published with.
+#[derive(Clone, Copy)]
+pub(crate) struct Issuing<'a> {
+    pub(crate) config: &'a CaConfig,
+    pub(crate) credentials: &'a Credentials,
+    pub(crate) store: &'a dyn AuthorityStore,
+    /// Signs X.509 CAs and publishes JWT keys; without one, this server does.
+    pub(crate) upstream: Option<&'a Upstream>,
 }
 
 /// What every kind of journal entry has.

@@ -21,13 +21,17 @@ mod store;
 #[cfg(test)]
 mod testing;
 mod times;
+mod upstream;
 
 pub use config::CaConfig;
-pub use credentials::{Credentials, JwtSvid, WorkloadJwtParams, WorkloadX509Params};
-pub use error::{
-    AuthorityError, AuthorityStoreError, CaError, InvalidCredential, RevokeRefused, RotationError,
+pub use credentials::{
+    Credentials, JwtSvid, WorkloadJwtParams, WorkloadWitParams, WorkloadX509Params,
 };
-pub use kind::{JwtKey, X509Ca};
+pub use error::{
+    AuthorityError, AuthorityStoreError, CaError, InvalidCredential, InvalidMint, RevokeRefused,
+    RotationError, UpstreamRefused,
+};
+pub use kind::{JwtKey, WitKey, X509Ca};
 pub use manager::{
     AuthorityKind, AuthorityState, AuthorityStates, CaManager, MAX_ROTATION_FAILURES,
 };

@@ -8,8 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
-use steeple_pki::Bundle;
-use steeple_plugin::KeyManager;
+use steeple_plugin::{CredentialComposer, KeyManager, UpstreamAuthority};
 use steeple_runtime::{Clock, Watcher};
 use tokio::sync::{Mutex, watch};
 use tokio::time::MissedTickBehavior;
@@ -19,15 +18,17 @@ pub use operator::{AuthorityKind, AuthorityState, AuthorityStates};
 use crate::config::CaConfig;
 use crate::credentials::Credentials;
 use crate::error::RotationError;
-use crate::journal::{Journal, SUBSYSTEM, SlotKeys, restore};
-use crate::kind::{Jwt, JwtKey, Kind, X509, X509Ca};
+use crate::journal::{Journal, Remains, SUBSYSTEM, SlotKeys, restore};
+use crate::kind::{Issuing, Jwt, JwtKey, Kind, Wit, WitKey, X509, X509Ca};
 use crate::rotation::{Action, Authority, Event, Rotation, SlotId, TICK, activation_threshold};
 use crate::store::AuthorityStore;
 use crate::times::go_time;
+use crate::upstream::Upstream;
 
 mod operator;
+mod tainted;
 
-/// Keeps one X.509 and one JWT authority active at any time. Cheap to clone.
+/// Keeps one authority of each kind active at any time. Cheap to clone.
 #[derive(Clone)]
 pub struct CaManager(Arc<Inner>);
 
@@ -37,6 +38,7 @@ struct Inner {
     store: Arc<dyn AuthorityStore>,
     clock: Arc<dyn Clock>,
     credentials: Credentials,
+    upstream: Option<Arc<Upstream>>,
     /// Consecutive ticks with a failure.
     failures: AtomicU64,
     bundle_updates: watch::Sender<u64>,
@@ -49,11 +51,14 @@ struct State {
     x509: Rotation<X509Ca>,
     /// `None`: JWT-SVIDs are disabled (CA-21).
     jwt: Option<Rotation<JwtKey>>,
+    /// `None`: WIT-SVIDs are disabled.
+    wit: Option<Rotation<WitKey>>,
 }
 
 impl CaManager {
     /// Goes on with what an earlier run left in key manager, journal and bundle (CA-09). Nothing
-    /// is made or written yet: that is [`CaManager::initialize`].
+    /// is made or written yet: that is [`CaManager::initialize`]. `upstream` signs the CA; without
+    /// one it signs itself. `composers` have a say in what is issued.
     ///
     /// # Errors
     /// Key manager or datastore fail, or the journal is damaged.
@@ -61,6 +66,8 @@ impl CaManager {
         config: CaConfig,
         key_manager: Arc<dyn KeyManager>,
         store: Arc<dyn AuthorityStore>,
+        upstream: Option<Arc<dyn UpstreamAuthority>>,
+        composers: Vec<Arc<dyn CredentialComposer>>,
         clock: Arc<dyn Clock>,
     ) -> Result<Self, RotationError> {
         let now = clock.now();
@@ -79,26 +86,42 @@ impl CaManager {
         if !journal.is_stored() && (x509_keys.a.is_some() || x509_keys.b.is_some()) {
             tell_of_lost_database(bundle.is_some());
         }
-        let x509 = restore::<X509>(&journal, bundle.as_ref(), &x509_keys, now)?;
+        let from = Remains { journal: &journal, bundle: bundle.as_ref(), now };
+        let x509 = restore::<X509>(from, &x509_keys, upstream.is_some())?;
         let jwt = match config.disable_jwt {
             true => None,
-            false => Some(restore::<Jwt>(&journal, bundle.as_ref(), &jwt_keys, now)?),
+            false => Some(restore::<Jwt>(from, &jwt_keys, false)?),
         };
-        let credentials = Credentials::new(&config);
+        let wit = match config.enable_wit {
+            true => Some(restore::<Wit>(from, &slot_keys::<Wit>(key_manager.as_ref()).await?, false)?),
+            false => None,
+        };
+        let credentials = Credentials::with_composers(&config, composers);
         install_restored::<X509>(&credentials, &x509, &config, now);
         if let Some(jwt) = &jwt {
             install_restored::<Jwt>(&credentials, jwt, &config, now);
         }
+        if let Some(wit) = &wit {
+            install_restored::<Wit>(&credentials, wit, &config, now);
+        }
+        let bundle_updates = watch::Sender::new(0);
+        let upstream = upstream.map(|authority| {
+            let (store, clock) = (Arc::clone(&store), Arc::clone(&clock));
+            let trust_domain = config.trust_domain.clone();
+            let told = bundle_updates.clone();
+            Arc::new(Upstream::new(authority, store, clock, trust_domain, told))
+        });
         Ok(Self(Arc::new(Inner {
             config,
             key_manager,
             store,
             clock,
             credentials,
+            upstream,
             failures: AtomicU64::new(0),
-            bundle_updates: watch::Sender::new(0),
+            bundle_updates,
             tainted: watch::Sender::new(Arc::from([])),
-            state: Mutex::new(State { journal, x509, jwt }),
+            state: Mutex::new(State { journal, x509, jwt, wit }),
         })))
     }
 
@@ -127,7 +150,17 @@ impl CaManager {
 
     /// Rotates when it is time to, until told to stop. Failures are logged and counted, and what
     /// failed is tried again.
-    pub async fn run(self, mut watcher: Watcher) {
+    pub async fn run(self, watcher: Watcher) {
+        let Some(upstream) = &self.0.upstream else { return self.tend(watcher).await };
+        let mut stop = watcher.clone();
+        tokio::select! {
+            () = upstream.follow(&self) => {}
+            () = self.tend(watcher) => {}
+            () = stop.signalled() => {}
+        }
+    }
+
+    async fn tend(&self, mut watcher: Watcher) {
         // Authorities of a few minutes would else outlive their last sixth unseen.
         let mut tick = every(TICK.min(self.0.config.ca_ttl / 12).max(Duration::from_secs(1)));
         let mut prune_bundle = every(PRUNE_BUNDLE_INTERVAL);
@@ -148,7 +181,7 @@ impl CaManager {
     /// The first failure; it has been logged and counted.
     pub async fn tick(&self) -> Result<(), RotationError> {
         let mut state = self.0.state.lock().await;
-        let State { journal, x509, jwt } = &mut *state;
+        let State { journal, x509, jwt, wit } = &mut *state;
         let action = x509.on_timer(self.0.clock.now());
         let mut outcome = self.drive::<X509>(x509, journal, action).await;
         // Without a row there is no place to note a JWT key in.
@@ -156,6 +189,11 @@ impl CaManager {
             let action = jwt.on_timer(self.0.clock.now());
             let jwt_outcome = self.drive::<Jwt>(jwt, journal, action).await;
             outcome = outcome.and(jwt_outcome);
+        }
+        if let Some(wit) = wit.as_mut().filter(|_| x509.current().is_some()) {
+            let action = wit.on_timer(self.0.clock.now());
+            let wit_outcome = self.drive::<Wit>(wit, journal, action).await;
+            outcome = outcome.and(wit_outcome);
         }
         match &outcome {
             Ok(()) => self.0.failures.store(0, Ordering::Relaxed),
@@ -211,7 +249,9 @@ impl CaManager {
         journal: &mut Journal,
         fresh_key: &mut Option<Arc<dyn steeple_pki::Signer>>,
     ) -> Result<Event<K::Authority>, RotationError> {
-        let Inner { config, key_manager, store, credentials, .. } = &*self.0;
+        let Inner { config, key_manager, store, credentials, upstream, .. } = &*self.0;
+        let store = store.as_ref();
+        let issuing = Issuing { config, credentials, store, upstream: upstream.as_deref() };
         match action {
             Action::GenerateKey { slot } => {
                 tracing::debug!(
@@ -227,19 +267,18 @@ impl CaManager {
             Action::SelfSign { slot, issued_at } => {
                 let signer =
                     fresh_key.take().ok_or_else(|| RotationError::KeyGone(K::key_id(slot)))?;
-                Ok(Event::Issued(K::issue(config, signer, issued_at).await?))
+                Ok(Event::Issued(K::issue(issuing, signer, issued_at).await?))
             }
             Action::Journal(change) => {
                 let mut changed = journal.clone();
                 changed.apply::<K>(&change);
-                *journal = changed.save(store.as_ref()).await?;
+                *journal = changed.save(store).await?;
                 Ok(Event::Done)
             }
             Action::Publish { slot, authority } => {
-                let mut addition = Bundle::new(config.trust_domain.clone());
-                K::add_to_bundle(&mut addition, &authority);
-                let bundle = store.append_bundle(addition).await?;
-                if !K::is_published(&bundle, &authority) {
+                let bundle = K::publish(issuing, &authority).await?;
+                let now = self.0.clock.now();
+                if !K::is_published(&bundle, &authority, upstream.is_some(), now) {
                     return Err(RotationError::NotInBundle);
                 }
                 self.0.bundle_updates.send_modify(|count| *count += 1);

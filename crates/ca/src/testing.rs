@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use async_trait::async_trait;
 use prost::Message;
 use steeple_pki::{Bundle, KeyType, PrivateKey, Signer};
-use steeple_plugin::{Code, KeyManager, PluginError};
+use steeple_plugin::{Code, KeyManager, PluginError, UpstreamAuthority};
 use steeple_proto::journal::Entries;
 use steeple_runtime::ManualClock;
 use steeple_spiffe::TrustDomain;
@@ -81,8 +81,19 @@ impl World {
         config: &CaConfig,
         clock: &ManualClock,
     ) -> Result<CaManager, RotationError> {
+        self.start_under(None, config, clock).await
+    }
+
+    /// Starts a process in this world whose CA is signed upstream.
+    pub(crate) async fn start_under(
+        &self,
+        upstream: Option<Arc<dyn UpstreamAuthority>>,
+        config: &CaConfig,
+        clock: &ManualClock,
+    ) -> Result<CaManager, RotationError> {
         let world = Arc::new(self.clone());
-        CaManager::load(config.clone(), world.clone(), world, Arc::new(clock.clone())).await
+        let clock = Arc::new(clock.clone());
+        CaManager::load(config.clone(), world.clone(), world, upstream, Vec::new(), clock).await
     }
 
     pub(crate) fn entries(&self) -> Entries {

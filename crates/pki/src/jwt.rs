@@ -11,7 +11,7 @@ use thiserror::Error;
 use crate::json;
 use crate::keys::{KeyKind, PublicKey, SignError, SignatureAlgorithm, Signer};
 
-mod ecdsa;
+pub(crate) mod ecdsa;
 mod go_text;
 mod token;
 
@@ -231,10 +231,23 @@ pub async fn sign(
     key_id: &str,
     signer: &dyn Signer,
 ) -> Result<String, JwtError> {
+    sign_as("JWT", claims, key_id, signer).await
+}
+
+/// As [`sign`], with another `typ`.
+///
+/// # Errors
+/// As [`sign`].
+pub async fn sign_as(
+    typ: &str,
+    claims: &Map<String, Value>,
+    key_id: &str,
+    signer: &dyn Signer,
+) -> Result<String, JwtError> {
     let kind = signer.public_key().kind();
     let alg = JwtAlg::for_key(kind)
         .ok_or(SignError::Unsupported { kind, algorithm: SignatureAlgorithm::default_for(kind) })?;
-    let header = json!({ "alg": alg.as_str(), "kid": key_id, "typ": "JWT" });
+    let header = json!({ "alg": alg.as_str(), "kid": key_id, "typ": typ });
     let mut token = URL_SAFE_NO_PAD.encode(json::to_sorted_string(&header));
     token.push('.');
     let claims = json::to_sorted_string(&Value::Object(claims.clone()));

@@ -12,7 +12,7 @@ const CA: &str = "invalid X509 CA";
 const SVID: &str = "invalid X509-SVID";
 
 /// A CA certificate of the trust domain with this id.
-pub(super) fn x509_ca(
+pub(crate) fn x509_ca(
     ca: &Certificate,
     trust_domain_id: &str,
     now: SystemTime,
@@ -95,6 +95,18 @@ pub(super) fn jwt_svid(
     }
     if audience.iter().any(String::is_empty) {
         return rule("invalid JWT-SVID \"aud\" claim: contains empty value");
+    }
+    Ok(())
+}
+
+/// The claims of a WIT-SVID.
+pub(super) fn wit_svid(
+    expires_at: SystemTime,
+    now: SystemTime,
+) -> Result<(), InvalidCredential> {
+    if expires_at <= now {
+        let kind = "invalid WIT-SVID \"exp\" claim";
+        return Err(InvalidCredential::Expired { kind, not_after: expires_at });
     }
     Ok(())
 }

@@ -28,24 +28,32 @@ impl SlotKeys {
     }
 }
 
+/// What an earlier run left, beside the keys.
+#[derive(Clone, Copy)]
+pub(crate) struct Remains<'a> {
+    pub(crate) journal: &'a Journal,
+    pub(crate) bundle: Option<&'a Bundle>,
+    pub(crate) now: SystemTime,
+}
+
 /// Goes on with the authorities for which key, journal and bundle agree: the newest active one
 /// and the newest other one. What is not in the bundle is left behind: nobody could verify it.
 ///
 /// # Errors
 /// An entry that cannot be parsed, as with SPIRE.
 pub(crate) fn restore<K: Kind>(
-    journal: &Journal,
-    bundle: Option<&Bundle>,
+    from: Remains<'_>,
     keys: &SlotKeys,
-    now: SystemTime,
+    has_upstream: bool,
 ) -> Result<Rotation<K::Authority>, RotationError> {
+    let journal = from.journal;
     let mut current: Option<(SlotId, K::Authority)> = None;
     let mut next: Option<(SlotId, bool, K::Authority)> = None;
     for row in K::rows(journal.entries()).iter().rev() {
         if current.is_some() && next.is_some() {
             break;
         }
-        let Some((slot, authority)) = usable::<K>(row, bundle, keys, now)? else { continue };
+        let Some((slot, authority)) = usable::<K>(row, from, keys, has_upstream)? else { continue };
         match row.status() {
             Status::Active if current.is_none() => current = Some((slot, authority)),
             Status::Active => {}
@@ -82,11 +90,11 @@ fn vacant_slot<K: Kind>(journal: &Journal, keys: &SlotKeys) -> SlotId {
 
 fn usable<K: Kind>(
     row: &K::Row,
-    bundle: Option<&Bundle>,
+    from: Remains<'_>,
     keys: &SlotKeys,
-    now: SystemTime,
+    has_upstream: bool,
 ) -> Result<Option<(SlotId, K::Authority)>, RotationError> {
-    let reason = match vet::<K>(row, bundle, keys, now) {
+    let reason = match vet::<K>(row, from, keys, has_upstream) {
         Ok(Ok(usable)) => return Ok(Some(usable)),
         Ok(Err(reason)) => reason,
         Err(error) => {
@@ -122,11 +130,12 @@ type Vetted<A> = Result<(SlotId, A), &'static str>;
 
 fn vet<K: Kind>(
     row: &K::Row,
-    bundle: Option<&Bundle>,
+    from: Remains<'_>,
     keys: &SlotKeys,
-    now: SystemTime,
+    has_upstream: bool,
 ) -> Result<Vetted<K::Authority>, RotationError> {
     let Some(slot) = SlotId::parse(row.slot_id()) else { return Ok(Err("no slot id")) };
+    let Remains { bundle, now, .. } = from;
     if row.not_after() < now {
         return Ok(Err("slot expired"));
     }
@@ -134,7 +143,8 @@ fn vet<K: Kind>(
     let Some(authority) = K::from_row(row, signer)? else {
         return Ok(Err("public key does not match key manager key"));
     };
-    if !bundle.is_some_and(|bundle| K::is_published(bundle, &authority)) {
+    let published = |bundle| K::is_published(bundle, &authority, has_upstream, now);
+    if !bundle.is_some_and(published) {
         return Ok(Err("not in the trust bundle"));
     }
     Ok(Ok((slot, authority)))

@@ -30,6 +30,10 @@ impl Signer for NoKey {
     }
 }
 
+fn from<'a>(journal: &'a Journal, bundle: Option<&'a Bundle>) -> Remains<'a> {
+    Remains { journal, bundle, now: an_hour_later() }
+}
+
 fn spires() -> Journal {
     Journal::decode(&StoredJournal {
         id: 1,
@@ -73,14 +77,14 @@ fn an_hour_later() -> SystemTime {
 fn a_journal_of_spire_is_gone_on_with() {
     let (journal, bundle) = (spires(), spires_bundle());
     let keys = in_slot_a(spires_certificate().public_key());
-    let x509 = restore::<X509>(&journal, Some(&bundle), &keys, an_hour_later()).unwrap();
+    let x509 = restore::<X509>(from(&journal, Some(&bundle)), &keys, false).unwrap();
     let ca = x509.current().unwrap();
     assert_eq!((ca.id(), ca.upstream_id(), x509.slot()), (CA_ID, "", SlotId::A));
     assert_eq!(ca.issued_at(), spires_certificate().not_before() + Duration::from_secs(10));
     assert!(matches!(x509.next(), Next::Empty));
 
     let keys = in_slot_a(&spires_jwt_key());
-    let jwt = restore::<Jwt>(&journal, Some(&bundle), &keys, an_hour_later()).unwrap();
+    let jwt = restore::<Jwt>(from(&journal, Some(&bundle)), &keys, false).unwrap();
     assert_eq!(jwt.current().unwrap().id(), KID);
 }
 
@@ -137,7 +141,11 @@ fn restored(rows: &[(&str, &str, Status)], now: SystemTime) -> Rotation<JwtKey> 
         bundle.set_jwt_authority(JwtAuthority { key_id, public_key, expires_at, tainted: false });
     }
     let [a, b] = keys.map(Some);
-    restore::<Jwt>(&journal, Some(&bundle), &SlotKeys { a, b }, now).unwrap()
+    restore::<Jwt>(
+        Remains { journal: &journal, bundle: Some(&bundle), now },
+        &SlotKeys { a, b },
+        false,
+    ).unwrap()
 }
 
 fn ids(rotation: &Rotation<JwtKey>) -> (Option<&str>, String) {
@@ -174,7 +182,7 @@ fn the_active_entry_becomes_current_and_the_newest_other_next() {
 #[test]
 fn no_bundle_is_not_a_bundle_that_holds_everything() {
     let keys = in_slot_a(spires_certificate().public_key());
-    let x509 = restore::<X509>(&spires(), None, &keys, an_hour_later()).unwrap();
+    let x509 = restore::<X509>(from(&spires(), None), &keys, false).unwrap();
     assert!(x509.current().is_none());
     assert_eq!(x509.slot(), SlotId::B, "the journal is found by the key in A");
 }
@@ -184,7 +192,7 @@ fn a_damaged_entry_stops_the_start() {
     let mut journal = spires();
     journal.entries.x509_c_as[0].certificate = Bytes::from_static(b"what");
     let keys = in_slot_a(spires_certificate().public_key());
-    let error = restore::<X509>(&journal, None, &keys, an_hour_later()).unwrap_err();
+    let error = restore::<X509>(from(&journal, None), &keys, false).unwrap_err();
     assert!(error.to_string().starts_with("unable to parse CA certificate"), "{error}");
     let damaged = StoredJournal { data: vec![0xff; 9], ..StoredJournal::default() };
     assert!(matches!(Journal::decode(&damaged), Err(RotationError::Journal(_))));

@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use steeple_pki::{Bundle, JwtAuthority, KeyType, PublicKey, Signer};
 use steeple_proto::journal::{Entries, JwtKeyEntry, Status};
 
-use super::{Kind, Row, bytes_of, from_unix, status_of, unix};
+use super::{Issuing, Kind, Row, bytes_of, from_unix, status_of, unix};
 use crate::config::CaConfig;
 use crate::credentials::Credentials;
 use crate::error::RotationError;
@@ -33,6 +33,51 @@ impl JwtKey {
         not_after: SystemTime,
     ) -> Self {
         Self { kid, issued_at, not_after, signer }
+    }
+
+    /// A new one of this key, under a random key id.
+    pub(super) fn fresh(
+        config: &CaConfig,
+        signer: Arc<dyn Signer>,
+        issued_at: SystemTime,
+    ) -> Self {
+        // Whole seconds, as bundle and journal have them: the same before and after a restart.
+        let not_after = from_unix(unix(issued_at + config.ca_ttl));
+        Self::new(random_kid(), signer, issued_at, not_after)
+    }
+
+    /// One that the journal knows. `None`: the key is another.
+    pub(super) fn restored(
+        kid: &str,
+        public_key: &[u8],
+        issued_at: i64,
+        not_after: i64,
+        signer: &Arc<dyn Signer>,
+    ) -> Result<Option<Self>, RotationError> {
+        let public_key = PublicKey::from_spki_der(public_key).map_err(|error| {
+            RotationError::Entry { what: "public key", reason: error.to_string() }
+        })?;
+        if public_key != *signer.public_key() {
+            return Ok(None);
+        }
+        let (issued_at, not_after) = (from_unix(issued_at), from_unix(not_after));
+        Ok(Some(Self::new(kid.to_owned(), signer.clone(), issued_at, not_after)))
+    }
+
+    /// As bundles have it.
+    pub(super) fn published(&self) -> JwtAuthority {
+        JwtAuthority {
+            key_id: self.kid.clone(),
+            public_key: self.signer.public_key().clone(),
+            expires_at: Some(self.not_after),
+            tainted: false,
+        }
+    }
+
+    /// It is among these, with its key.
+    pub(super) fn is_among(&self, keys: &[JwtAuthority]) -> bool {
+        let key = keys.iter().find(|key| key.key_id == self.kid);
+        key.is_some_and(|key| key.public_key == *self.signer.public_key())
     }
 
     /// Signs with this key.
@@ -62,6 +107,9 @@ impl fmt::Debug for JwtKey {
     }
 }
 
+/// A WIT signing key under its key id: in nothing but its use another than a JWT key.
+pub type WitKey = JwtKey;
+
 /// The kind of [`JwtKey`].
 pub(crate) enum Jwt {}
 
@@ -80,29 +128,28 @@ impl Kind for Jwt {
     }
 
     async fn issue(
-        config: &CaConfig,
+        issuing: Issuing<'_>,
         signer: Arc<dyn Signer>,
         issued_at: SystemTime,
     ) -> Result<JwtKey, RotationError> {
-        // Whole seconds, as bundle and journal have them: the same before and after a restart.
-        let not_after = from_unix(unix(issued_at + config.ca_ttl));
-        Ok(JwtKey::new(random_kid(), signer, issued_at, not_after))
+        Ok(JwtKey::fresh(issuing.config, signer, issued_at))
     }
 
     fn add_to_bundle(bundle: &mut Bundle, authority: &JwtKey) {
-        bundle.jwt_authorities.push(JwtAuthority {
-            key_id: authority.kid.clone(),
-            public_key: authority.signer.public_key().clone(),
-            expires_at: Some(authority.not_after),
-            tainted: false,
-        });
+        bundle.jwt_authorities.push(authority.published());
     }
 
-    fn is_published(bundle: &Bundle, authority: &JwtKey) -> bool {
-        let public_key = authority.signer.public_key();
-        bundle
-            .find_jwt_authority(&authority.kid)
-            .is_some_and(|published| published.public_key == *public_key)
+    async fn publish(issuing: Issuing<'_>, authority: &JwtKey) -> Result<Bundle, RotationError> {
+        if let Some(upstream) = issuing.upstream {
+            return upstream.publish_jwt_key(&authority.published()).await;
+        }
+        let mut addition = Bundle::new(issuing.config.trust_domain.clone());
+        Self::add_to_bundle(&mut addition, authority);
+        Ok(issuing.store.append_bundle(addition).await?)
+    }
+
+    fn is_published(bundle: &Bundle, authority: &JwtKey, _: bool, _: SystemTime) -> bool {
+        authority.is_among(&bundle.jwt_authorities)
     }
 
     fn rows(entries: &Entries) -> &Vec<JwtKeyEntry> {
@@ -129,14 +176,7 @@ impl Kind for Jwt {
         row: &JwtKeyEntry,
         signer: &Arc<dyn Signer>,
     ) -> Result<Option<JwtKey>, RotationError> {
-        let public_key = PublicKey::from_spki_der(&row.public_key).map_err(|error| {
-            RotationError::Entry { what: "public key", reason: error.to_string() }
-        })?;
-        if public_key != *signer.public_key() {
-            return Ok(None);
-        }
-        let (issued_at, not_after) = (from_unix(row.issued_at), from_unix(row.not_after));
-        Ok(Some(JwtKey::new(row.kid.clone(), signer.clone(), issued_at, not_after)))
+        JwtKey::restored(&row.kid, &row.public_key, row.issued_at, row.not_after, signer)
     }
 
     fn install(credentials: &Credentials, authority: &JwtKey) {

@@ -10,11 +10,12 @@ use steeple_pki::x509::{Certificate, authority_id};
 use steeple_pki::{Bundle, KeyType, Signer, X509Authority};
 use steeple_proto::journal::{Entries, Status, X509caEntry};
 
-use super::{Kind, Row, bytes_of, from_unix, status_of, unix};
+use super::{Issuing, Kind, Row, bytes_of, from_unix, status_of, unix};
 use crate::config::CaConfig;
-use crate::credentials::{Credentials, self_signed_ca};
+use crate::credentials::Credentials;
 use crate::error::RotationError;
 use crate::rotation::{Authority, SlotId};
+use crate::upstream::leads_to;
 
 /// An X.509 CA: its certificate and what signs with its key.
 #[derive(Clone)]
@@ -24,6 +25,8 @@ pub struct X509Ca {
     issued_at: SystemTime,
     certificate: Certificate,
     upstream_chain: Vec<Certificate>,
+    /// Roots that came with it, until they are in the bundle.
+    roots: Vec<X509Authority>,
     signer: Arc<dyn Signer>,
 }
 
@@ -39,7 +42,24 @@ impl X509Ca {
     ) -> Self {
         let id = certificate.authority_id();
         let upstream_id = authority_id(certificate.authority_key_id().unwrap_or_default());
-        Self { id, upstream_id, issued_at, certificate, upstream_chain, signer }
+        let roots = Vec::new();
+        Self { id, upstream_id, issued_at, certificate, upstream_chain, roots, signer }
+    }
+
+    /// A CA that was just signed upstream.
+    pub(crate) fn minted(
+        certificate: Certificate,
+        upstream_chain: Vec<Certificate>,
+        roots: Vec<X509Authority>,
+        signer: Arc<dyn Signer>,
+        issued_at: SystemTime,
+    ) -> Self {
+        Self { roots, ..Self::new(certificate, upstream_chain, signer, issued_at) }
+    }
+
+    /// One of these authorities stands above it.
+    pub(crate) fn is_under(&self, authorities: &[Certificate], now: SystemTime) -> bool {
+        leads_to(&self.certificate, &self.upstream_chain, authorities, now)
     }
 
     /// The CA certificate.
@@ -105,20 +125,42 @@ impl Kind for X509 {
     }
 
     async fn issue(
-        config: &CaConfig,
+        issuing: Issuing<'_>,
         signer: Arc<dyn Signer>,
         issued_at: SystemTime,
     ) -> Result<X509Ca, RotationError> {
-        let certificate = self_signed_ca(config, signer.clone(), issued_at).await?;
+        if let Some(upstream) = issuing.upstream {
+            return upstream.mint(issuing.config, issuing.credentials, signer).await;
+        }
+        let certificate = issuing
+            .credentials
+            .self_signed_ca(issuing.config, signer.clone(), issued_at)
+            .await?;
         Ok(X509Ca::new(certificate, Vec::new(), signer, issued_at))
+    }
+
+    async fn publish(issuing: Issuing<'_>, authority: &X509Ca) -> Result<Bundle, RotationError> {
+        if let Some(upstream) = issuing.upstream {
+            return upstream.sync_roots(&authority.roots).await;
+        }
+        let mut addition = Bundle::new(issuing.config.trust_domain.clone());
+        Self::add_to_bundle(&mut addition, authority);
+        Ok(issuing.store.append_bundle(addition).await?)
     }
 
     fn add_to_bundle(bundle: &mut Bundle, authority: &X509Ca) {
         bundle.add_x509_authority(X509Authority::new(authority.certificate.clone()));
     }
 
-    fn is_published(bundle: &Bundle, authority: &X509Ca) -> bool {
+    fn is_published(
+        bundle: &Bundle,
+        authority: &X509Ca,
+        has_upstream: bool,
+        now: SystemTime,
+    ) -> bool {
+        let roots = || bundle.certificates().cloned().collect::<Vec<_>>();
         bundle.has_x509_authority(&authority.certificate)
+            || (has_upstream && authority.is_under(&roots(), now))
     }
 
     fn rows(entries: &Entries) -> &Vec<X509caEntry> {

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use steeple_pki::Bundle;
+use steeple_pki::x509::Certificate;
 
 use super::{CaManager, State};
 use crate::error::{AuthorityError, AuthorityStoreError, RevokeRefused, RotationError};
@@ -67,7 +68,7 @@ impl CaManager {
         kind: AuthorityKind,
     ) -> Result<AuthorityState, AuthorityError> {
         let mut state = self.0.state.lock().await;
-        let State { journal, x509, jwt } = &mut *state;
+        let State { journal, x509, jwt, .. } = &mut *state;
         let now = self.0.clock.now();
         let prepared = match kind {
             AuthorityKind::X509 => {
@@ -100,7 +101,7 @@ impl CaManager {
         id: &str,
     ) -> Result<AuthorityState, AuthorityError> {
         let mut state = self.0.state.lock().await;
-        let State { journal, x509, jwt } = &mut *state;
+        let State { journal, x509, jwt, .. } = &mut *state;
         let now = self.0.clock.now();
         match kind {
             AuthorityKind::X509 => {
@@ -128,6 +129,9 @@ impl CaManager {
         let state = self.0.state.lock().await;
         let store = &self.0.store;
         let tainted = match kind {
+            AuthorityKind::X509 if self.0.upstream.is_some() => {
+                return Err(AuthorityError::HasUpstream { verb: "tainted" });
+            }
             AuthorityKind::X509 => {
                 let old = state_of(state.x509.check_taint(id)?);
                 store.taint_x509(id).await.map_err(|error| failed::<X509>("taint", error))?;
@@ -162,6 +166,9 @@ impl CaManager {
         let state = self.0.state.lock().await;
         let store = &self.0.store;
         match kind {
+            AuthorityKind::X509 if self.0.upstream.is_some() => {
+                return Err(AuthorityError::HasUpstream { verb: "revoked" });
+            }
             AuthorityKind::X509 => {
                 check_revoke_x509(&state.x509, id).map_err(AuthorityError::Revoke)?;
                 store.revoke_x509(id).await.map_err(|error| failed::<X509>("revoke", error))?;
@@ -199,14 +206,9 @@ impl CaManager {
         .expect("it has just taken over")
     }
 
-    async fn tell_of_tainted(&self, id: &str) -> Result<(), RotationError> {
+    pub(super) async fn tell_of_tainted(&self, id: &str) -> Result<(), RotationError> {
         let bundle = self.0.store.bundle().await?;
-        let tainted = bundle
-            .iter()
-            .flat_map(|bundle| &bundle.x509_authorities)
-            .filter(|root| root.tainted)
-            .map(|root| root.certificate.clone())
-            .collect::<Arc<[_]>>();
+        let tainted = tainted_in(bundle.as_ref());
         if !tainted.iter().any(|root| root.authority_id() == id) {
             return Err(RotationError::NoTaintedRoot(id.to_owned()));
         }
@@ -214,9 +216,20 @@ impl CaManager {
         Ok(())
     }
 
-    fn bundle_changed(&self) {
+    pub(super) async fn tell_all_tainted(&self) -> Result<(), RotationError> {
+        let bundle = self.0.store.bundle().await?;
+        self.0.tainted.send_replace(tainted_in(bundle.as_ref()));
+        Ok(())
+    }
+
+    pub(super) fn bundle_changed(&self) {
         self.0.bundle_updates.send_modify(|count| *count += 1);
     }
+}
+
+fn tainted_in(bundle: Option<&Bundle>) -> Arc<[Certificate]> {
+    let roots = bundle.into_iter().flat_map(|bundle| &bundle.x509_authorities);
+    roots.filter(|root| root.tainted).map(|root| root.certificate.clone()).collect()
 }
 
 fn states<A: Authority>(rotation: &Rotation<A>) -> Result<AuthorityStates, AuthorityError> {

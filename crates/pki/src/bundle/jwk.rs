@@ -21,6 +21,8 @@ pub(super) struct Jwk {
     pub(super) kid: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) crv: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none", skip_deserializing)]
+    pub(super) alg: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) x: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -34,6 +36,13 @@ pub(super) struct Jwk {
     pub(super) d: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) x5c: Option<Vec<String>>,
+}
+
+/// A public key as a JSON Web Key that is for signatures of the algorithm `alg`.
+#[must_use]
+pub fn public_jwk(key: &PublicKey, alg: &str) -> serde_json::Value {
+    let jwk = Jwk { alg: Some(alg.to_owned()), ..Jwk::of_key(key, None) };
+    serde_json::to_value(jwk).expect("texts are JSON")
 }
 
 impl Jwk {
