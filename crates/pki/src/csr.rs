@@ -8,8 +8,8 @@ use crate::keys::{
 };
 use crate::oid;
 use crate::x509::{
-    DistinguishedName, Extension, IssueError, check_extra, parse_subject_alt_names, put_extension,
-    put_extra,
+    DistinguishedName, Extension, IssueError, check_extensions, parse_subject_alt_names,
+    put_extension, put_extra,
 };
 
 /// The longest request that is looked at, in bytes.
@@ -223,8 +223,22 @@ pub async fn create_with_extensions(
     uris: &[&str],
     extra_extensions: &[Extension],
 ) -> Result<Vec<u8>, CsrError> {
-    check_extra(extra_extensions)?;
+    check_extensions(extra_extensions)?;
     let unsigned = Unsigned::build(signer.public_key(), subject, uris, &[], extra_extensions)?;
+    let signature = signer.sign(unsigned.algorithm, &unsigned.info).await?;
+    Ok(unsigned.assemble(&signature))
+}
+
+/// Like [`create_with_signer`], for DNS names.
+///
+/// # Errors
+/// When the signer fails.
+pub async fn create_for_dns(
+    signer: &dyn Signer,
+    subject: &DistinguishedName,
+    dns_names: &[&str],
+) -> Result<Vec<u8>, CsrError> {
+    let unsigned = Unsigned::build(signer.public_key(), subject, &[], dns_names, &[])?;
     let signature = signer.sign(unsigned.algorithm, &unsigned.info).await?;
     Ok(unsigned.assemble(&signature))
 }

@@ -8,6 +8,7 @@ use steeple_plugin::{
     NodeEvidence, Notifier, PluginError, SvidStore, UpstreamAuthority, WorkloadAttestor,
 };
 
+use crate::credential_composer::uniqueid;
 use crate::key_manager::{disk, memory};
 use crate::node_attestor::join_token;
 use crate::workload_attestor::unix;
@@ -85,6 +86,13 @@ pub static BUILTINS: &[Builtin] = &[
     },
     Builtin {
         side: Side::Server,
+        kind: Kind::CredentialComposer,
+        name: uniqueid::NAME,
+        check: |data| uniqueid::check(data).map(no_notes),
+        make: |data, host| uniqueid::from_config(data, host).map(Made::CredentialComposer),
+    },
+    Builtin {
+        side: Side::Server,
         kind: Kind::KeyManager,
         name: disk::NAME,
         check: |data| disk::check_server(data).map(no_notes),
@@ -136,7 +144,6 @@ static NOT_YET: &[(Side, Kind, &[&str])] = &[
             "k8s_configmap",
         ],
     ),
-    (Side::Server, Kind::CredentialComposer, &["uniqueid"]),
     (Side::Server, Kind::KeyManager, &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"]),
     (
         Side::Server,

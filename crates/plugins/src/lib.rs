@@ -12,6 +12,7 @@
 
 pub mod catalog;
 mod config;
+pub mod credential_composer;
 pub mod key_manager;
 pub mod node_attestor;
 pub mod workload_attestor;

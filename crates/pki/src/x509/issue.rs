@@ -99,7 +99,10 @@ const RESERVED: [&[u8]; 6] = [
 ];
 
 /// Checks extensions for ones that cannot stand beside what a template says, or beside each other.
-pub(crate) fn check_extra(extensions: &[Extension]) -> Result<(), IssueError> {
+///
+/// # Errors
+/// The first such, or when they are too large together.
+pub fn check_extensions(extensions: &[Extension]) -> Result<(), IssueError> {
     for (index, extension) in extensions.iter().enumerate() {
         let id = &extension.id;
         if RESERVED.contains(&id.as_bytes()) {
@@ -214,7 +217,7 @@ impl Unsigned {
         if !template.dns_names.iter().all(|name| name.is_ascii()) {
             return Err(IssueError::NotAscii("DNS name"));
         }
-        check_extra(&template.extra_extensions)?;
+        check_extensions(&template.extra_extensions)?;
         let mut tbs = Vec::with_capacity(768);
         der::put_nested(&mut tbs, der::SEQUENCE, |out| {
             // Version 3.

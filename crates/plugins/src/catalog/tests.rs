@@ -82,6 +82,7 @@ fn every_plugin_has_a_readme_whose_samples_are_valid_for_a_side() {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
     for builtin in BUILTINS {
         let folder = match builtin.kind {
+            Kind::CredentialComposer => "credential_composer",
             Kind::KeyManager => "key_manager",
             Kind::NodeAttestor => "node_attestor",
             Kind::WorkloadAttestor => "workload_attestor",

@@ -1,0 +1,3 @@
+//! Built-in credential composers.
+
+pub mod uniqueid;
