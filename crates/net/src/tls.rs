@@ -43,6 +43,11 @@ impl Identity {
         let chain = chain.iter().map(|it| CertificateDer::from(it.der().to_vec())).collect();
         Self { certified: Arc::new(CertifiedKey::new(chain, signing::signing_key(key))) }
     }
+
+    /// As rustls wants it.
+    pub fn certified(&self) -> &Arc<CertifiedKey> {
+        &self.certified
+    }
 }
 
 impl std::fmt::Debug for Identity {
@@ -88,7 +93,8 @@ impl IdentitySlot {
         self.0.set(Some(identity));
     }
 
-    fn current(&self) -> Option<Arc<CertifiedKey>> {
+    /// What handshakes use now, as rustls wants it.
+    pub fn current(&self) -> Option<Arc<CertifiedKey>> {
         (**self.0.value.load()).as_ref().map(|identity| Arc::clone(&identity.certified))
     }
 
@@ -131,7 +137,7 @@ impl Roots {
 }
 
 /// aws-lc, with hybrid key exchange offered before the classic groups.
-pub(crate) fn provider() -> Arc<CryptoProvider> {
+pub fn provider() -> Arc<CryptoProvider> {
     use aws_lc_rs::kx_group::{SECP256R1, SECP256R1MLKEM768, SECP384R1, X25519, X25519MLKEM768};
     let kx_groups = vec![X25519MLKEM768, SECP256R1MLKEM768, X25519, SECP256R1, SECP384R1];
     Arc::new(CryptoProvider { kx_groups, ..aws_lc_rs::default_provider() })

@@ -14,6 +14,7 @@ pub mod csr;
 mod der;
 pub mod digest;
 mod json;
+pub mod jws;
 pub mod jwt;
 mod keys;
 mod oid;

@@ -250,6 +250,11 @@ impl TlsStream {
         let chain = chain.iter().map(|it| it.clone().into_owned()).collect();
         Self { stream, peer: TlsPeer::new(address, chain) }
     }
+
+    /// The protocol that was agreed on with the client, if there was one.
+    pub fn alpn_protocol(&self) -> Option<&[u8]> {
+        self.stream.get_ref().1.alpn_protocol()
+    }
 }
 
 impl Connected for TlsStream {

@@ -29,6 +29,13 @@ pub struct ServerTls {
     pub(super) config: Arc<ServerConfig>,
 }
 
+impl From<Arc<ServerConfig>> for ServerTls {
+    /// A server that shakes hands in another way.
+    fn from(config: Arc<ServerConfig>) -> Self {
+        Self { config }
+    }
+}
+
 impl ServerTls {
     /// A server that proves to be whoever is in `identity` at the time of each handshake.
     pub fn new(identity: IdentitySlot) -> Self {

@@ -3,7 +3,7 @@
 use crate::der::{self, Reader};
 
 /// Turns the ASN.1 form into two numbers of `len` bytes each.
-pub(super) fn raw_from_der(signature: &[u8], len: usize) -> Option<Vec<u8>> {
+pub(crate) fn raw_from_der(signature: &[u8], len: usize) -> Option<Vec<u8>> {
     let mut numbers = Reader::sequence_of(signature).ok()?;
     let mut raw = vec![0; 2 * len];
     for half in raw.chunks_exact_mut(len) {

@@ -162,6 +162,42 @@ impl PrivateKey {
         Zeroizing::new(pem::encode("PRIVATE KEY", &self.to_pkcs8_der()))
     }
 
+    /// The key as the PEM block that Go's `x509.MarshalECPrivateKey` or `MarshalPKCS1PrivateKey`
+    /// goes into: `EC PRIVATE KEY` (RFC 5915) or `RSA PRIVATE KEY` (RFC 8017).
+    #[must_use]
+    pub fn to_traditional_pem(&self) -> Zeroizing<String> {
+        let pkcs8 = self.to_pkcs8_der();
+        let inner = || {
+            let mut fields = Reader::sequence_of(&pkcs8)?;
+            let _version = fields.unsigned()?;
+            let _algorithm = fields.sequence()?;
+            fields.value(der::OCTET_STRING)
+        };
+        let inner = inner().expect("just encoded");
+        let Some(curve) = curve_oid(self.public_key.kind()) else {
+            return Zeroizing::new(pem::encode("RSA PRIVATE KEY", inner));
+        };
+        // Without the outer identifier, the curve stands between scalar and public point.
+        let parts = || {
+            let mut fields = Reader::sequence_of(inner)?;
+            let _version = fields.unsigned()?;
+            fields.value(der::OCTET_STRING)
+        };
+        let scalar = parts().expect("just encoded");
+        let mut out = Zeroizing::new(Vec::with_capacity(512));
+        der::put_nested(&mut out, der::SEQUENCE, |out| {
+            der::put_unsigned(out, &[1]);
+            der::put(out, der::OCTET_STRING, scalar);
+            der::put_nested(out, der::context_constructed(0), |out| {
+                der::put(out, der::OID, curve);
+            });
+            der::put_nested(out, der::context_constructed(1), |out| {
+                der::put_bit_string(out, self.public_key.bits());
+            });
+        });
+        Zeroizing::new(pem::encode("EC PRIVATE KEY", &out))
+    }
+
     /// The public half.
     #[must_use]
     pub fn public_key(&self) -> &PublicKey {

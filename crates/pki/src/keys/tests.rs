@@ -123,3 +123,18 @@ fn pem_that_is_no_private_key_is_told_so() {
         "malformed PEM private key: PEM block that begins on line 2 does not end"
     );
 }
+
+#[test]
+fn a_key_in_its_traditional_form_is_the_same_key() {
+    for (key_type, label) in [
+        (KeyType::EcP256, "-----BEGIN EC PRIVATE KEY-----\n"),
+        (KeyType::EcP384, "-----BEGIN EC PRIVATE KEY-----\n"),
+        (KeyType::Rsa2048, "-----BEGIN RSA PRIVATE KEY-----\n"),
+    ] {
+        let key = PrivateKey::generate(key_type).unwrap();
+        let text = key.to_traditional_pem();
+        assert!(text.starts_with(label));
+        let again = PrivateKey::from_pem(&text).unwrap();
+        assert_eq!(*again.to_pkcs8_der(), *key.to_pkcs8_der());
+    }
+}
