@@ -12,6 +12,7 @@
 
 mod ca;
 mod child;
+mod databases;
 
 use std::future::Future;
 use std::io;
@@ -23,6 +24,7 @@ use tempfile::TempDir;
 
 pub use ca::{TestCa, TestSvid};
 pub use child::ChildGuard;
+pub use databases::{DATABASE_USER, DatabaseKind, DatabaseServer};
 pub use steeple_runtime::ManualClock;
 
 /// A directory that goes away with the value. Its path is short enough for Unix sockets.
