@@ -27,8 +27,6 @@ use crate::store::AuthorityStore;
 mod follow;
 mod verify;
 
-pub(crate) use verify::leads_to;
-
 /// The upstream authority and what is known of its bundle.
 pub(crate) struct Upstream {
     authority: Arc<dyn UpstreamAuthority>,

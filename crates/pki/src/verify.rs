@@ -10,6 +10,10 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 
 use crate::x509::{Certificate, KeyUsage};
 
+pub use ca_path::is_ca_under;
+
+mod ca_path;
+
 /// More certificates than any real chain has.
 pub const MAX_CHAIN_LEN: usize = 16;
 

@@ -6,6 +6,7 @@ use std::time::SystemTime;
 
 use async_trait::async_trait;
 use bytes::Bytes;
+use steeple_pki::verify::is_ca_under;
 use steeple_pki::x509::{Certificate, authority_id};
 use steeple_pki::{Bundle, KeyType, Signer, X509Authority};
 use steeple_proto::journal::{Entries, Status, X509caEntry};
@@ -15,7 +16,6 @@ use crate::config::CaConfig;
 use crate::credentials::Credentials;
 use crate::error::RotationError;
 use crate::rotation::{Authority, SlotId};
-use crate::upstream::leads_to;
 
 /// An X.509 CA: its certificate and what signs with its key.
 #[derive(Clone)]
@@ -58,8 +58,8 @@ impl X509Ca {
     }
 
     /// One of these authorities stands above it.
-    pub(crate) fn is_under(&self, authorities: &[Certificate], now: SystemTime) -> bool {
-        leads_to(&self.certificate, &self.upstream_chain, authorities, now)
+    pub(crate) fn is_under(&self, authorities: &[Certificate]) -> bool {
+        is_ca_under(&self.certificate, &self.upstream_chain, authorities, None)
     }
 
     /// The CA certificate.
@@ -160,7 +160,12 @@ impl Kind for X509 {
     ) -> bool {
         let roots = || bundle.certificates().cloned().collect::<Vec<_>>();
         bundle.has_x509_authority(&authority.certificate)
-            || (has_upstream && authority.is_under(&roots(), now))
+            || (has_upstream && is_ca_under(
+                    &authority.certificate,
+                    &authority.upstream_chain,
+                    &roots(),
+                    Some(now),
+                ))
     }
 
     fn rows(entries: &Entries) -> &Vec<X509caEntry> {

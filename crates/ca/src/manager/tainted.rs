@@ -1,7 +1,5 @@
 //! Upstream authorities that are tainted or revoked: by themselves, or by an operator.
 
-use std::time::SystemTime;
-
 use steeple_pki::x509::Certificate;
 use steeple_pki::{Bundle, JwtAuthority};
 
@@ -82,12 +80,12 @@ impl CaManager {
         let mut state = self.0.state.lock().await;
         let State { journal, x509, .. } = &mut *state;
         let now = self.0.clock.now();
-        let current_is_under = is_under(x509.current(), tainted, now);
+        let current_is_under = is_under(x509.current(), tainted);
         let prepared = match x509.next() {
             Next::Prepared(prepared) => Some(prepared),
             _ => None,
         };
-        let prepared_is_under = is_under(prepared, tainted, now);
+        let prepared_is_under = is_under(prepared, tainted);
         if current_is_under {
             tracing::info!(
                 subsystem_name = SUBSYSTEM,
@@ -104,7 +102,7 @@ impl CaManager {
             let action = x509.prepare(now).map_err(|_| RotationError::Initializing)?;
             self.drive::<X509>(x509, journal, Some(action)).await?;
         }
-        if is_under(x509.current(), tainted, now)
+        if is_under(x509.current(), tainted)
             && let Next::Prepared(prepared) = x509.next()
         {
             let id = prepared.id().to_owned();
@@ -112,7 +110,7 @@ impl CaManager {
             let action = x509.activate(&id, now).map_err(|_| RotationError::Initializing)?;
             self.drive::<X509>(x509, journal, Some(action)).await?;
         }
-        if is_under(x509.current(), tainted, now) {
+        if is_under(x509.current(), tainted) {
             return Err(RotationError::StillTainted);
         }
         drop(state);
@@ -145,8 +143,8 @@ impl CaManager {
     }
 }
 
-fn is_under(ca: Option<&X509Ca>, roots: &[Certificate], now: SystemTime) -> bool {
-    ca.is_some_and(|ca| ca.is_under(roots, now))
+fn is_under(ca: Option<&X509Ca>, roots: &[Certificate]) -> bool {
+    ca.is_some_and(|ca| ca.is_under(roots))
 }
 
 fn check_upstream(rotation: &Rotation<X509Ca>, id: &str) -> Result<(), UpstreamRefused> {

@@ -52,16 +52,6 @@ pub(super) async fn minted(
     }
 }
 
-/// Does one of `authorities` stand above this CA?
-pub(crate) fn leads_to(
-    ca: &Certificate,
-    chain: &[Certificate],
-    authorities: &[Certificate],
-    now: SystemTime,
-) -> bool {
-    verify::verify_path(ca, chain, authorities, now).is_ok()
-}
-
 /// Checks the length of a list of roots or keys.
 ///
 /// # Errors
