@@ -8,6 +8,7 @@ use serde_json::{Map, Value};
 use steeple_pki::jwt;
 use uuid::Uuid;
 
+use super::compose::{self, Composed};
 use super::{Credentials, WorkloadJwtParams, capped, validate};
 use crate::error::CaError;
 use crate::kind::{from_unix, unix};
@@ -59,6 +60,13 @@ impl Credentials {
             claims.insert("jti".to_owned(), URL_SAFE_NO_PAD.encode(Uuid::new_v4()).into());
         }
         claims.insert("sub".to_owned(), Value::from(spiffe_id.as_str()));
+        let (mut issued_at, mut expires_at) = (issued_at, expires_at);
+        if !self.0.composers.is_empty() {
+            let cap = key.not_after();
+            let composing =
+                compose::workload_claims(&self.0.composers, &spiffe_id, claims, cap, now);
+            Composed { claims, issued_at, expires_at } = Box::pin(composing).await?;
+        }
         let token =
             jwt::sign(&claims, key.id(), key.signer().as_ref()).await.map_err(CaError::SignJwt)?;
         Ok(JwtSvid { token, issued_at: from_unix(issued_at), expires_at: from_unix(expires_at) })

@@ -70,7 +70,7 @@ fn jwt_params() -> WorkloadJwtParams {
 fn issuing(config: &CaConfig) -> Credentials {
     let credentials = Credentials::new(config);
     let signer: Arc<dyn Signer> = Arc::new(key());
-    let ca = run(self_signed_ca(config, signer.clone(), noon())).unwrap().unwrap();
+    let ca = run(credentials.self_signed_ca(config, signer.clone(), noon())).unwrap().unwrap();
     credentials.set_x509_ca(&X509Ca::new(ca, vec![], signer.clone(), noon()));
     credentials.set_jwt_key(&JwtKey::new("kid".into(), signer, noon(), noon() + DAY));
     credentials
@@ -106,7 +106,8 @@ fn a_self_signed_ca_is_like_spires() {
     let signer: Arc<dyn Signer> = Arc::new(key());
     let theirs = spire("ca");
     let now = theirs.not_before() + BACKDATE;
-    let ours = run(self_signed_ca(&config(), signer, now)).unwrap().unwrap();
+    let ours =
+        run(Credentials::new(&config()).self_signed_ca(&config(), signer, now)).unwrap().unwrap();
     // The extensions differ in nothing but the 20 bytes of the key id.
     let extensions = |ca: &Certificate| {
         let signed = behind_serial(ca);
@@ -138,7 +139,9 @@ fn a_configured_ca_subject_is_taken_with_its_own_serial_number() {
         ..DistinguishedName::default()
     };
     let config = CaConfig { ca_subject: Some(subject.clone()), ..config() };
-    let ca = run(self_signed_ca(&config, Arc::new(key()), noon())).unwrap().unwrap();
+    let ca = run(Credentials::new(&config).self_signed_ca(&config, Arc::new(key()), noon()))
+        .unwrap()
+        .unwrap();
     assert_eq!(ca.subject().unwrap(), subject);
 }
 
