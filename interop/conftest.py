@@ -2,6 +2,7 @@
 
 import pytest
 
+from databases import Database, Missing
 from harness import Agent, Server, build_workloads, spire_binaries, wait_until
 
 LANGUAGES = ["go", "python", "java", "rust"]
@@ -55,3 +56,24 @@ def spire():
     if folder is None:
         pytest.skip("SPIRE_BIN_DIR not set")
     return folder
+
+
+def _database(kind):
+    try:
+        database = Database(kind)
+    except Missing as missing:
+        pytest.skip(str(missing))
+    with database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A PostgreSQL of the session's own."""
+    yield from _database("postgres")
+
+
+@pytest.fixture(scope="session")
+def mysql():
+    """A MariaDB of the session's own."""
+    yield from _database("mariadb")
