@@ -1,6 +1,30 @@
-//! SHA-256 (FIPS 180-4), for what is fingerprinted rather than signed.
+//! SHA-2 (FIPS 180-4), for what is fingerprinted, and for keys elsewhere that sign digests.
 
-use aws_lc_rs::digest::{Context, SHA256};
+use aws_lc_rs::digest::{Context, SHA256, SHA384, SHA512, digest};
+
+use crate::SignatureAlgorithm;
+
+/// SHA-512 of `bytes`.
+#[must_use]
+pub fn sha512(bytes: &[u8]) -> [u8; 64] {
+    let mut made = [0; 64];
+    made.copy_from_slice(digest(&SHA512, bytes).as_ref());
+    made
+}
+
+/// The digest of `message` that a signature of `algorithm` is over; none where the algorithm
+/// signs the message itself.
+#[must_use]
+pub fn under(algorithm: SignatureAlgorithm, message: &[u8]) -> Option<Vec<u8>> {
+    use SignatureAlgorithm as Alg;
+    let kind = match algorithm {
+        Alg::EcdsaSha256 | Alg::RsaPkcs1Sha256 | Alg::RsaPssSha256 => &SHA256,
+        Alg::EcdsaSha384 | Alg::RsaPkcs1Sha384 | Alg::RsaPssSha384 => &SHA384,
+        Alg::EcdsaSha512 | Alg::RsaPkcs1Sha512 | Alg::RsaPssSha512 => &SHA512,
+        Alg::Ed25519 => return None,
+    };
+    Some(digest(kind, message).as_ref().to_vec())
+}
 
 /// A digest that is fed piece by piece.
 pub struct Sha256(Context);
@@ -53,5 +77,15 @@ mod tests {
         assert_eq!(digest, Sha256::of(b"abc"));
         // FIPS 180-4, the example of one block.
         assert_eq!(digest[..4], [0xba, 0x78, 0x16, 0xbf]);
+        assert_eq!(sha512(b"abc")[..4], [0xdd, 0xaf, 0x35, 0xa1]);
+    }
+
+    #[test]
+    fn a_signature_is_over_the_digest_that_its_name_says() {
+        let length = |algorithm| under(algorithm, b"abc").map(|digest| digest.len());
+        assert_eq!(length(SignatureAlgorithm::EcdsaSha256), Some(32));
+        assert_eq!(length(SignatureAlgorithm::RsaPssSha384), Some(48));
+        assert_eq!(length(SignatureAlgorithm::RsaPkcs1Sha512), Some(64));
+        assert_eq!(length(SignatureAlgorithm::Ed25519), None);
     }
 }

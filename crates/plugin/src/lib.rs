@@ -29,7 +29,7 @@ pub use credential_composer::{
 pub use error::{Code, PluginError};
 pub use host::{HostContext, Kind};
 pub use key_manager::KeyManager;
-pub use node_attestor::{AgentAttributes, Challenger, NodeAttestor, NodeEvidence};
+pub use node_attestor::{AgentAttributes, Caller, Challenger, NodeAttestor, NodeEvidence};
 pub use notifier::{BundlePublisher, Notifier};
 pub use svid_store::{StoredX509Svid, SvidStore};
 pub use upstream_authority::{

@@ -30,6 +30,20 @@ pub trait Challenger: Send {
     /// # Errors
     /// When the agent is gone or does not answer.
     async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, PluginError>;
+
+    /// How the agent called.
+    fn caller(&self) -> Caller {
+        Caller::default()
+    }
+}
+
+/// How an agent called; what is unknown is empty.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Caller {
+    /// The host that it meant to call, in its own words: for diagnosis, never for a decision.
+    pub host: String,
+    /// The address that it called from, as the server saw it.
+    pub ip: String,
 }
 
 /// What the evidence proved.
@@ -55,7 +69,8 @@ pub trait NodeEvidence: Send + Sync {
     /// When there is none.
     async fn payload(&self) -> Result<Vec<u8>, PluginError>;
 
-    /// The response to a challenge of the server's half.
+    /// The response to a challenge of the server's half, in the attestation that the last
+    /// [`NodeEvidence::payload`] began.
     ///
     /// # Errors
     /// When the challenge was not expected or cannot be met.
