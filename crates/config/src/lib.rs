@@ -23,7 +23,7 @@ mod raw;
 mod server;
 mod source;
 mod telemetry;
-mod url;
+pub mod url;
 
 pub use agent::{
     AgentConfig, AgentExperimental, AgentFlags, Bootstrap, RebootstrapMode, TrustBundleFormat,

@@ -4,20 +4,28 @@ use crate::checks::quote;
 
 /// A URL in its parts, still encoded.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Url<'a> {
+pub struct Url<'a> {
     /// In lower case; empty for a path alone.
-    pub(crate) scheme: String,
+    pub scheme: String,
     /// What follows the scheme when it is not a path.
-    pub(crate) opaque: &'a str,
-    pub(crate) user: Option<&'a str>,
+    pub opaque: &'a str,
+    /// User and password.
+    pub user: Option<&'a str>,
     /// With its port.
-    pub(crate) host: &'a str,
-    pub(crate) path: &'a str,
-    pub(crate) query: &'a str,
-    pub(crate) fragment: &'a str,
+    pub host: &'a str,
+    /// The path.
+    pub path: &'a str,
+    /// What follows the question mark.
+    pub query: &'a str,
+    /// What follows the number sign.
+    pub fragment: &'a str,
 }
 
-pub(crate) fn parse(text: &str) -> Result<Url<'_>, String> {
+/// Takes a URL apart.
+///
+/// # Errors
+/// What is wrong with it, in Go's words.
+pub fn parse(text: &str) -> Result<Url<'_>, String> {
     let fail = |why: &str| format!("parse {}: {why}", quote(text));
     if text.bytes().any(|byte| byte < b' ' || byte == 0x7f) {
         return Err(fail("net/url: invalid control character in URL"));
@@ -51,6 +59,9 @@ pub(crate) fn parse(text: &str) -> Result<Url<'_>, String> {
         if let Some(bad) = bad_escape(part) {
             return Err(fail(&format!("invalid URL escape {}", quote(bad))));
         }
+    }
+    if let Some(bad) = url.host.matches([' ', '\\', '^', '`', '{', '|', '}']).next() {
+        return Err(fail(&format!("invalid character {} in host name", quote(bad))));
     }
     if let Some(port) = bad_port(url.host) {
         return Err(fail(&format!("invalid port {} after host", quote(port))));
@@ -134,6 +145,8 @@ mod tests {
         assert_eq!(parse("1a:b").unwrap_err(), colon);
         let escape = "parse \"/a%zz\": invalid URL escape \"%zz\"";
         assert_eq!(parse("/a%zz").unwrap_err(), escape);
+        let host = "parse \"https://a b\": invalid character \" \" in host name";
+        assert_eq!(parse("https://a b").unwrap_err(), host);
         let port = "parse \"tcp://1.2.3.4:x\": invalid port \":x\" after host";
         assert_eq!(parse("tcp://1.2.3.4:x").unwrap_err(), port);
     }

@@ -331,14 +331,7 @@ impl Bundles {
     }
 
     fn foreign_bundle(&self, raw: &RawBundle, verb: &'static str) -> Result<Bundle, BundleError> {
-        let mut bundle = Bundle::new(self.foreign(&raw.trust_domain, verb)?);
-        bundle.x509_authorities = x509_authorities(&raw.x509_authorities)
-            .map_err(|error| BundleError::Malformed(BundleRule::X509(error)))?;
-        bundle.jwt_authorities = jwt_authorities(&raw.jwt_authorities)
-            .map_err(|error| BundleError::Malformed(BundleRule::Jwt(error)))?;
-        bundle.refresh_hint = Duration::from_secs(u64::try_from(raw.refresh_hint).unwrap_or(0));
-        bundle.sequence_number = raw.sequence_number;
-        Ok(bundle)
+        bundle_of(self.foreign(&raw.trust_domain, verb)?, raw).map_err(BundleError::Malformed)
     }
 
     fn foreign(&self, name: &str, verb: &'static str) -> Result<TrustDomain, BundleError> {
@@ -356,6 +349,16 @@ impl Bundles {
 
 fn parse_trust_domain(name: &str) -> Result<TrustDomain, BundleError> {
     TrustDomain::from_name_or_id(name).map_err(BundleError::TrustDomain)
+}
+
+/// What `raw` says of a trust domain.
+pub(crate) fn bundle_of(trust_domain: TrustDomain, raw: &RawBundle) -> Result<Bundle, BundleRule> {
+    let mut bundle = Bundle::new(trust_domain);
+    bundle.x509_authorities = x509_authorities(&raw.x509_authorities).map_err(BundleRule::X509)?;
+    bundle.jwt_authorities = jwt_authorities(&raw.jwt_authorities).map_err(BundleRule::Jwt)?;
+    bundle.refresh_hint = Duration::from_secs(u64::try_from(raw.refresh_hint).unwrap_or(0));
+    bundle.sequence_number = raw.sequence_number;
+    Ok(bundle)
 }
 
 fn x509_authorities(raw: &[Bytes]) -> Result<Vec<X509Authority>, AuthorityRule> {

@@ -19,6 +19,7 @@ mod authority_store;
 pub mod bundles;
 pub mod dns_name;
 pub mod entries;
+pub mod federation;
 pub mod housekeeping;
 pub mod ids;
 pub mod index;
