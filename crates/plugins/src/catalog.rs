@@ -11,6 +11,7 @@ use steeple_plugin::{
 use crate::credential_composer::uniqueid;
 use crate::key_manager::{disk, memory};
 use crate::node_attestor::join_token;
+use crate::upstream_authority::{disk as upstream_disk, spire};
 use crate::workload_attestor::unix;
 
 /// How much of a wrong name an error repeats.
@@ -112,6 +113,20 @@ pub static BUILTINS: &[Builtin] = &[
         check: join_token::server_notes,
         make: |data, _| join_token::server_notes(data).map(|_| Made::Core),
     },
+    Builtin {
+        side: Side::Server,
+        kind: Kind::UpstreamAuthority,
+        name: upstream_disk::NAME,
+        check: |data| upstream_disk::check(data).map(no_notes),
+        make: |data, host| upstream_disk::from_config(data, host).map(Made::UpstreamAuthority),
+    },
+    Builtin {
+        side: Side::Server,
+        kind: Kind::UpstreamAuthority,
+        name: spire::NAME,
+        check: |data| spire::check(data).map(no_notes),
+        make: |data, host| spire::from_config(data, host).map(Made::UpstreamAuthority),
+    },
 ];
 
 /// The built-in plugins of SPIRE that are not here yet, sorted likewise.
@@ -164,7 +179,7 @@ static NOT_YET: &[(Side, Kind, &[&str])] = &[
     (
         Side::Server,
         Kind::UpstreamAuthority,
-        &["aws_pca", "awssecret", "cert-manager", "disk", "gcp_cas", "spire", "vault"],
+        &["aws_pca", "awssecret", "cert-manager", "gcp_cas", "vault"],
     ),
 ];
 

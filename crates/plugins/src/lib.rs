@@ -15,4 +15,5 @@ mod config;
 pub mod credential_composer;
 pub mod key_manager;
 pub mod node_attestor;
+pub mod upstream_authority;
 pub mod workload_attestor;

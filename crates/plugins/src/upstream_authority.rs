@@ -1,0 +1,4 @@
+//! Built-in upstream authorities.
+
+pub mod disk;
+pub mod spire;
