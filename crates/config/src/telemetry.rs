@@ -198,7 +198,8 @@ fn otlp(checker: &mut Checker, raw: Located<raw::Otlp>) -> Option<OtlpConfig> {
         Some("grpc") => OtlpProtocol::Grpc,
         Some(other) => {
             let other = quote(other);
-            let text = format!("OTLP protocol {other} is unknown; use \"http/protobuf\" or \"grpc\"");
+            let text =
+                format!("OTLP protocol {other} is unknown; use \"http/protobuf\" or \"grpc\"");
             checker.problem(raw.protocol.line(), &key("protocol"), text);
             OtlpProtocol::Http
         }

@@ -28,8 +28,8 @@ use std::time::Instant;
 pub use call::{Call, call};
 pub use config::Config;
 pub use names::sanitize;
-pub use udp::{Sending, Target};
 pub use registry::{Installed, Kind, Recorder, SeriesName, Sink, install, is_enabled};
+pub use udp::{Sending, Target};
 
 /// A label's name and value.
 pub type Label<'a> = (&'a str, &'a str);

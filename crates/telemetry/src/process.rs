@@ -43,7 +43,8 @@ const TICKS: f64 = 100.0;
 impl Process {
     /// Reads `/proc/self`; what cannot be read is zero.
     pub fn read() -> Self {
-        let read = |file: &str| std::fs::read_to_string(format!("/proc/{file}")).unwrap_or_default();
+        let read =
+            |file: &str| std::fs::read_to_string(format!("/proc/{file}")).unwrap_or_default();
         let status = read("self/status");
         let kilobytes = |key: &str| number(&status, key) * 1024;
         let stat = read("self/stat");
@@ -85,12 +86,7 @@ impl Process {
                 "Maximum number of open file descriptors.",
                 self.max_fds as f64,
             ),
-            (
-                "process_open_fds",
-                "gauge",
-                "Number of open file descriptors.",
-                self.open_fds as f64,
-            ),
+            ("process_open_fds", "gauge", "Number of open file descriptors.", self.open_fds as f64),
             (
                 "process_resident_memory_bytes",
                 "gauge",
@@ -168,8 +164,8 @@ mod tests {
         assert!(process.resident >= process.anonymous && process.anonymous > 0, "{process:?}");
         assert!(process.virtual_memory > process.resident && process.threads > 0, "{process:?}");
         assert!(process.open_fds > 2 && process.max_fds > 2, "{process:?}");
-        let age = std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64()
-            - process.start_time;
+        let age =
+            std::time::SystemTime::UNIX_EPOCH.elapsed().unwrap().as_secs_f64() - process.start_time;
         assert!((-5.0..7200.0).contains(&age), "started {age} s ago");
     }
 

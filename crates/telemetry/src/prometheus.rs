@@ -75,9 +75,8 @@ impl Sink for Prometheus {
         };
         let key = flatten(&name.key);
         let mut families = self.families.lock().unwrap_or_else(PoisonError::into_inner);
-        let family = families
-            .entry(key)
-            .or_insert_with(|| Family { kind: family, series: BTreeMap::new() });
+        let family =
+            families.entry(key).or_insert_with(|| Family { kind: family, series: BTreeMap::new() });
         let value = family.series.entry(labels(name)).or_insert_with(|| Arc::new(value));
         Box::new(Series(Arc::clone(value)))
     }
@@ -118,7 +117,10 @@ impl Summary {
     }
 
     fn forget(&mut self, now: Instant) {
-        while self.recent.front().is_some_and(|(at, _)| now.saturating_duration_since(*at) > MAX_AGE)
+        while self
+            .recent
+            .front()
+            .is_some_and(|(at, _)| now.saturating_duration_since(*at) > MAX_AGE)
         {
             self.recent.pop_front();
         }

@@ -7,9 +7,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 
 use arc_swap::ArcSwapOption;
 
+use crate::Label;
 use crate::config::Config;
 use crate::names::sanitize;
-use crate::Label;
 
 /// More series than this are dropped.
 const MAX_SERIES: usize = 10_000;

@@ -195,12 +195,10 @@ impl Socket {
         match self {
             Self::Udp(socket) => socket.send(packet).await,
             // A full receiver must not hold up the queue for long.
-            Self::Unix(socket) => {
-                match tokio::time::timeout(FLUSH, socket.send(packet)).await {
-                    Ok(sent) => sent,
-                    Err(_elapsed) => Ok(0),
-                }
-            }
+            Self::Unix(socket) => match tokio::time::timeout(FLUSH, socket.send(packet)).await {
+                Ok(sent) => sent,
+                Err(_elapsed) => Ok(0),
+            },
         }
     }
 }

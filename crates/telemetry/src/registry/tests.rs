@@ -107,7 +107,8 @@ fn nothing_is_recorded_or_costs_much_once_the_guard_is_gone() {
     drop(guard);
     crate::incr(&["four"], 1.0, &[]);
     assert!(!is_enabled());
-    let names: Vec<String> = spy.told.lock().unwrap().iter().map(|(name, _)| name.clone()).collect();
+    let names: Vec<String> =
+        spy.told.lock().unwrap().iter().map(|(name, _)| name.clone()).collect();
     assert_eq!(
         names,
         [

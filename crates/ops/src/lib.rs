@@ -1,0 +1,79 @@
+//! What an operator looks at from outside: metrics, health and profiles, the
+//! same for either program.
+//!
+//! [`telemetry::start`] puts the configured sinks behind `steeple_telemetry`
+//! and runs their tasks and the Prometheus listener; [`health`] answers
+//! `/live` and `/ready`; [`profiling`] serves `/debug/pprof/` and writes dumps.
+//!
+//! Not here: what is counted or checked, which the programs and the cores know.
+//! To protect: nothing here can stop the program or slow its work down; what
+//! cannot be served or sent is said in the log, once.
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod bundles;
+pub mod health;
+mod otlp;
+pub mod profiling;
+mod prometheus;
+pub mod telemetry;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use steeple_net::tls::IdentitySlot;
+use steeple_runtime::Clock;
+use steeple_spiffe::TrustDomain;
+use steeple_web::Listener;
+use tokio::net::{TcpListener, lookup_host};
+
+pub use bundles::BundleBook;
+
+/// The program that is looked at.
+#[derive(Clone)]
+pub struct Program {
+    /// `server` or `agent`.
+    pub name: &'static str,
+    /// Its trust domain.
+    pub trust_domain: TrustDomain,
+    /// Its own SVID, as soon as there is one.
+    pub identity: IdentitySlot,
+    /// The bundles that clients are checked against.
+    pub bundles: BundleBook,
+    /// Its time.
+    pub clock: Arc<dyn Clock>,
+    /// Whether TLS insists on post-quantum key exchange.
+    pub require_pq_kem: bool,
+}
+
+impl Program {
+    /// `spire_server` or `spire_agent`.
+    pub(crate) fn service(&self) -> String {
+        format!("spire_{}", self.name)
+    }
+}
+
+/// Listens on `host:port`; of a name's addresses those of IPv4 come first, as
+/// in Go.
+pub(crate) async fn bind(address: String) -> io::Result<Listener> {
+    match bind_first(address.clone()).await {
+        Ok(listener) => Ok(Listener::from(listener)),
+        Err(error) => {
+            let text = format!("listen tcp {address}: bind: {error}");
+            Err(io::Error::new(error.kind(), text))
+        }
+    }
+}
+
+async fn bind_first(address: String) -> io::Result<TcpListener> {
+    let mut found: Vec<SocketAddr> = lookup_host(address).await?.collect();
+    found.sort_by_key(SocketAddr::is_ipv6);
+    let mut outcome = Err(io::Error::other("the address names no host"));
+    for address in found {
+        outcome = TcpListener::bind(address).await;
+        if outcome.is_ok() {
+            break;
+        }
+    }
+    outcome
+}
