@@ -16,7 +16,7 @@ use http_body_util::Full;
 use steeple_net::serve::Accept;
 use steeple_net::tls::{ServerTls, TlsIncoming, TlsLimits, TlsPeer};
 use steeple_runtime::drain::{Tasks, Watcher};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
 use tonic::transport::server::Connected;
 
@@ -100,15 +100,40 @@ pub async fn serve<H, F>(
     let server = Server { tasks: Tasks::new(), handler: Arc::new(handler), limits, drain };
     match (listener.0, tls) {
         (Kind::Tcp(listener), Some(tls)) => server.run_tls(listener, tls).await,
-        (Kind::Tcp(listener), None) => server.run_tcp(listener).await,
+        (Kind::Tcp(listener), None) => server.run(listener).await,
         (Kind::Unix(listener, file), _) => {
-            let accept = async || {
-                let (stream, _) = listener.accept().await?;
-                Ok((stream, None))
-            };
-            server.run(accept).await;
+            server.run(listener).await;
             drop(file);
         }
+    }
+}
+
+/// A listener without TLS. A closure for `accept` would do, were the future that holds it `Send`.
+trait Plain: Send + Sync {
+    type Stream: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static;
+
+    fn accept_plain(
+        &self,
+    ) -> impl Future<Output = io::Result<(Self::Stream, Option<SocketAddr>)>> + Send;
+}
+
+impl Plain for TcpListener {
+    type Stream = TcpStream;
+
+    async fn accept_plain(&self) -> io::Result<(TcpStream, Option<SocketAddr>)> {
+        let (stream, address) = self.accept().await?;
+        // Latency matters more than a segment saved; it works without.
+        let _ = stream.set_nodelay(true);
+        Ok((stream, Some(address)))
+    }
+}
+
+impl Plain for UnixListener {
+    type Stream = UnixStream;
+
+    async fn accept_plain(&self) -> io::Result<(UnixStream, Option<SocketAddr>)> {
+        let (stream, _) = self.accept().await?;
+        Ok((stream, None))
     }
 }
 
@@ -124,26 +149,13 @@ where
     H: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
-    async fn run_tcp(self, listener: TcpListener) {
-        let accept = async || {
-            let (stream, address) = listener.accept().await?;
-            // Latency matters more than a segment saved; it works without.
-            let _ = stream.set_nodelay(true);
-            Ok((stream, Some(address)))
-        };
-        self.run(accept).await;
-    }
-
-    async fn run<S>(mut self, mut accept: impl AsyncFnMut() -> io::Result<(S, Option<SocketAddr>)>)
-    where
-        S: tokio::io::AsyncRead + tokio::io::AsyncWrite + Unpin + Send + 'static,
-    {
+    async fn run(mut self, listener: impl Plain) {
         let slots = Arc::new(Semaphore::new(self.limits.connections));
         let addresses = Addresses::default();
         loop {
             let next = async {
                 let slot = Arc::clone(&slots).acquire_owned().await;
-                (slot.expect("the semaphore is never closed"), accept().await)
+                (slot.expect("the semaphore is never closed"), listener.accept_plain().await)
             };
             let (slot, accepted) = tokio::select! {
                 biased;
