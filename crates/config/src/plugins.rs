@@ -23,10 +23,23 @@ pub struct PluginConfig {
     pub name: String,
     /// Whether it is to be loaded.
     pub enabled: bool,
+    /// The program that it is; none when it is built in.
+    pub external: Option<ExternalPlugin>,
     /// Its own configuration.
     pub data: PluginData,
     /// Line of its block.
     pub line: Option<usize>,
+}
+
+/// A plugin that is a program of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ExternalPlugin {
+    /// The program (`plugin_cmd`).
+    pub command: PathBuf,
+    /// Its arguments (`plugin_args`).
+    pub args: Vec<String>,
+    /// The SHA-256 that it must have, in hexadecimal (`plugin_checksum`); empty for any.
+    pub checksum: String,
 }
 
 /// A plugin's own configuration.
@@ -179,7 +192,12 @@ fn one(
     if enabled {
         check_loadable(checker, kind_known, &name, line, raw);
     }
-    Some(PluginConfig { kind, name, enabled, data, line })
+    let external = set(&raw.plugin_cmd).map(|command| ExternalPlugin {
+        command: PathBuf::from(command),
+        args: raw.plugin_args.value.clone().unwrap_or_default(),
+        checksum: raw.plugin_checksum.value.clone().unwrap_or_default(),
+    });
+    Some(PluginConfig { kind, name, enabled, external, data, line })
 }
 
 /// Whether the plugin can be loaded: silently doing without it would make
@@ -206,10 +224,7 @@ fn check_loadable(
                             external plugin";
                 checker.problem(line, &key, text);
             }
-            _ => {
-                let what = format!("external plugin {} (plugin_cmd)", quote(name));
-                checker.refuse(line, &key, &what);
-            }
+            _ => {}
         }
         return;
     }
@@ -234,10 +249,8 @@ fn check_loadable(
         checker.problem(line, &key, text);
     } else {
         let (name, kind) = (quote(name), quote(kind.kind));
-        let text = format!(
-            "failed to load plugin {name}: no built-in plugin {name} for type {kind} (external \
-             plugins are not available yet in this version of Steeple)"
-        );
+        let text =
+            format!("failed to load plugin {name}: no built-in plugin {name} for type {kind}");
         checker.problem(line, &key, text);
     }
 }

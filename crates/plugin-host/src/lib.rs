@@ -6,11 +6,12 @@
 //! The invariant to protect: a plugin is somebody else's program. Every call to one has a
 //! deadline, every answer a size and a check, and its process never outlives this one.
 //!
-//! Start at [`Plugin::load`]; the traits are in `adapt`.
+//! Start at [`catalog::load`], then [`Plugin::load`]; the traits are in `adapt`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod adapt;
 mod broker;
+pub mod catalog;
 mod config;
 mod diagnose;
 mod error;
@@ -22,10 +23,11 @@ mod plugin;
 mod process;
 mod spawn;
 mod spec;
+mod swap;
 
 pub use config::{Source, hash};
 pub use error::{HostError, LaunchError};
 pub use host_services::{AgentLookup, HostServices, IdentitySource, X509Identity};
-pub use plugin::{Host, Plugin, is_loaded_by, rpc_text};
+pub use plugin::{Host, Plugin, rpc_text};
 pub use spawn::exec_if_asked;
 pub use spec::{Side, Spec};

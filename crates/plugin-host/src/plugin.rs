@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steeple_plugin::{Code, Kind, PluginError};
+use steeple_plugin::{Code, PluginError};
 use steeple_proto::plugin::Empty;
 use steeple_proto::plugin::grpc_controller_client::GrpcControllerClient;
 use steeple_proto::spire::service::common::config::v1::config_client::ConfigClient;
@@ -306,16 +306,4 @@ fn check_services(spec: &Spec, mut named: Vec<String>) -> Result<bool, HostError
         );
     }
     Ok(has_config)
-}
-
-/// The kinds that a side loads.
-pub fn is_loaded_by(side: crate::Side, kind: Kind) -> bool {
-    match kind {
-        Kind::KeyManager | Kind::NodeAttestor => true,
-        Kind::WorkloadAttestor | Kind::SvidStore => side == crate::Side::Agent,
-        Kind::BundlePublisher
-        | Kind::CredentialComposer
-        | Kind::Notifier
-        | Kind::UpstreamAuthority => side == crate::Side::Server,
-    }
 }
