@@ -11,11 +11,15 @@ mod entry_delete;
 mod entry_file;
 mod entry_show;
 mod entry_text;
+mod federation;
+mod federation_file;
 mod info;
 mod logger;
 mod mint_jwt;
+mod mint_wit;
 mod mint_x509;
 mod token;
+mod upstream;
 
 pub(crate) use logger::{level as logger_level, print as print_logger};
 
@@ -38,7 +42,7 @@ pub fn main(args: &[String], env: &mut Env, program: Program) -> i32 {
     Commands {
         name: "spire-server",
         version: steeple_runtime::version::VERSION.to_owned(),
-        verbs: verbs(),
+        verbs: verbs(env),
         program,
         run_flags,
         run_synopsis: ["Runs the server", "Validates a SPIRE server configuration file"],
@@ -46,7 +50,7 @@ pub fn main(args: &[String], env: &mut Env, program: Program) -> i32 {
     .main(args, env)
 }
 
-fn verbs() -> Vec<Box<dyn Verb>> {
+fn verbs(env: &Env) -> Vec<Box<dyn Verb>> {
     let mut verbs: Vec<Box<dyn Verb>> = vec![
         Box::new(agents::Ban),
         Box::new(agents::Count),
@@ -79,8 +83,14 @@ fn verbs() -> Vec<Box<dyn Verb>> {
         Box::new(mint_jwt::Mint),
         Box::new(mint_x509::Mint),
         Box::new(token::Generate),
+        Box::new(upstream::Upstream::Taint),
+        Box::new(upstream::Upstream::Revoke),
     ];
     verbs.extend(authority::verbs());
+    if mint_wit::is_enabled(env) {
+        verbs.push(Box::new(mint_wit::Mint));
+    }
+    verbs.extend(federation::verbs());
     verbs
 }
 

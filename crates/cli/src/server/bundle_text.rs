@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
+use steeple_pki::bundle::BundleError;
 use steeple_pki::x509::Certificate;
 use steeple_pki::{Bundle, JwtAuthority, PublicKey, X509Authority, bundle, pem};
 use steeple_proto::spire::api::types::{self, JwtKey, X509Certificate};
@@ -91,8 +93,9 @@ pub(super) fn parse(content: &[u8], format: Format, id: &str) -> Result<types::B
         });
     }
     let domain = TrustDomain::from_name_or_id(id)?;
-    let bundle = bundle::parse(domain.clone(), content)
-        .map_err(|error| Failure(format!("unable to parse to spiffe bundle: {error}")))?;
+    let (bundle, sequence_number) = parse_document(domain.clone(), content).map_err(|error| {
+        Failure(format!("unable to parse to spiffe bundle: spiffebundle: {error}"))
+    })?;
     Ok(types::Bundle {
         trust_domain: domain.as_str().to_owned(),
         x509_authorities: bundle
@@ -110,9 +113,35 @@ pub(super) fn parse(content: &[u8], format: Format, id: &str) -> Result<types::B
             })
             .collect(),
         refresh_hint: i64::try_from(bundle.refresh_hint.as_secs()).unwrap_or(0),
-        sequence_number: bundle.sequence_number,
+        sequence_number,
         ..Default::default()
     })
+}
+
+/// A document as the tools of SPIFFE read one: keys of unknown use are left out, and the sequence
+/// number counts.
+fn parse_document(domain: TrustDomain, content: &[u8]) -> Result<(Bundle, u64), String> {
+    let unreadable = |error: String| format!("unable to parse JWKS: {error}");
+    let mut document: Value =
+        serde_json::from_slice(content).map_err(|error| unreadable(error.to_string()))?;
+    let sequence_number = document.get("spiffe_sequence").and_then(Value::as_u64).unwrap_or(0);
+    let keys = match document.get_mut("keys") {
+        None | Some(Value::Null) => return Err("no authorities found".to_owned()),
+        Some(keys) => keys,
+    };
+    if let Some(keys) = keys.as_array_mut() {
+        let uses = ["x509-svid", "jwt-svid", "wit-svid"];
+        keys.retain(|key| key["use"].as_str().is_some_and(|it| uses.contains(&it)));
+    }
+    let document = document.to_string();
+    let bundle = bundle::parse(domain, document.as_bytes()).map_err(|error| match error {
+        BundleError::MissingKeyId(_, entry) => {
+            format!("error adding authority {entry} of JWKS: keyID cannot be empty")
+        }
+        BundleError::CertificateCount { .. } => error.to_string(),
+        error => unreadable(error.to_string()),
+    })?;
+    Ok((bundle, sequence_number))
 }
 
 fn wire_certificate(certificate: &Certificate) -> X509Certificate {

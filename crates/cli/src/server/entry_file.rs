@@ -123,7 +123,7 @@ fn convert(record: Record) -> Result<Entry, Failure> {
 
 /// Lower-cases every key and drops nulls, as Go matches keys in any case and
 /// lets null leave a field alone.
-fn fold_keys(value: Value) -> Value {
+pub(super) fn fold_keys(value: Value) -> Value {
     match value {
         Value::Object(map) => Value::Object(
             map.into_iter()
