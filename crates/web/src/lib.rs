@@ -12,6 +12,7 @@
 pub mod acme;
 mod body;
 mod clients;
+mod date;
 mod files;
 mod guard;
 mod listen;
@@ -21,7 +22,8 @@ mod tls;
 
 pub use body::{Body, BodyError};
 pub use clients::ClientAuth;
+pub use date::{http_date, parse_http_date};
 pub use files::{CertFileError, CertFiles};
 pub use listen::{ListenError, Listener};
-pub use serve::{Client, Limits, Request, Response, serve};
+pub use serve::{Client, Limits, Request, Response, request_host, serve};
 pub use tls::{CertSource, Tls, TlsError, TlsOptions};

@@ -73,6 +73,15 @@ impl Listener {
         TcpListener::bind(first).await.map(Self::from).map_err(bind)
     }
 
+    /// Whether [`Listener::tcp`] can read `address`.
+    ///
+    /// # Errors
+    /// Says what is wrong with it, as Go does.
+    pub fn check(address: &str) -> Result<(), String> {
+        let checked = split_host_port(address).map(|_| ());
+        checked.map_err(|reason| format!("address {address}: {reason}"))
+    }
+
     /// Listens on the Unix socket `path` with permission bits `mode`, in place of a socket of that
     /// name. Other kinds of file are left alone. When it is served no more, its file goes.
     ///

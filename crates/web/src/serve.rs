@@ -18,7 +18,6 @@ use steeple_net::tls::{ServerTls, TlsIncoming, TlsLimits, TlsPeer};
 use steeple_runtime::drain::{Tasks, Watcher};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::Semaphore;
-use tonic::transport::server::Connected;
 
 use crate::body::Body;
 use crate::listen::Kind;
@@ -28,6 +27,14 @@ use crate::{Listener, Tls, acme};
 pub type Request = http::Request<Body>;
 /// An answer, complete in memory.
 pub type Response = http::Response<Full<Bytes>>;
+
+/// The host that a request is for, with its port if it names one: as in Go, that of its target
+/// before that of its header.
+pub fn request_host<B>(request: &http::Request<B>) -> Option<&str> {
+    let target = request.uri().authority().map(http::uri::Authority::as_str);
+    let header = || request.headers().get(http::header::HOST)?.to_str().ok();
+    target.or_else(header)
+}
 
 /// Who sent a request.
 #[derive(Clone, Debug)]
@@ -196,7 +203,7 @@ where
                 () = self.drain.signalled() => break,
                 next = next => next,
             };
-            let peer = stream.connect_info();
+            let peer = stream.peer().clone();
             let address = Some(peer.remote_addr());
             let http2 = match stream.alpn_protocol() {
                 // The handshake was all that an ACME authority wanted.

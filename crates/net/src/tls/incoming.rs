@@ -21,6 +21,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
 
 use super::ServerTls;
+use crate::proxy::{self, Ranges};
 use crate::serve::{Accept, pause_after};
 
 /// What handshakes may cost.
@@ -58,11 +59,20 @@ impl TlsIncoming {
             tls: TlsAcceptor::from(Arc::clone(&tls.config)),
             slots: Arc::new(Semaphore::new(limits.handshakes)),
             addresses: Arc::default(),
+            proxies: None,
             limits,
             tasks,
             done: sender,
         };
         Self { listener, acceptor, done }
+    }
+
+    /// Takes a client's address from the PROXY protocol header that a proxy in `trusted` sends;
+    /// the connection of anybody else who sends one ends.
+    #[must_use]
+    pub fn behind(mut self, trusted: Ranges) -> Self {
+        self.acceptor.proxies = (!trusted.is_empty()).then(|| Arc::new(trusted));
+        self
     }
 
     /// The address that it listens on.
@@ -101,6 +111,7 @@ struct Acceptor {
     tls: TlsAcceptor,
     slots: Arc<Semaphore>,
     addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    proxies: Option<Arc<Ranges>>,
     limits: TlsLimits,
     tasks: Tasks,
     done: mpsc::Sender<TlsStream>,
@@ -114,16 +125,19 @@ impl std::fmt::Debug for Acceptor {
 
 impl Acceptor {
     fn begin(&self, stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
-        let Some(counted) = self.count(address.ip()) else {
+        let proxy = self.proxies.as_ref().is_some_and(|ranges| ranges.contain(address.ip()));
+        // Behind a proxy there are many, whose own addresses are counted once they are known.
+        let counted = if proxy { None } else { self.count(address.ip()) };
+        if counted.is_none() && !proxy {
             tracing::debug!(%address, "Too many unfinished TLS handshakes from this address");
             return;
-        };
+        }
         let this = self.clone();
         self.tasks.spawn_isolated("tls_handshake", async move {
             // Latency matters more than a segment saved; it works without.
             let _ = stream.set_nodelay(true);
             let shaken = tokio::select! {
-                shaken = timeout(this.limits.deadline, this.tls.accept(stream)) => shaken,
+                shaken = timeout(this.limits.deadline, this.shake(stream, address, proxy)) => shaken,
                 // Nobody will serve it.
                 () = this.done.closed() => return,
             };
@@ -131,12 +145,30 @@ impl Acceptor {
                 Ok(Ok(stream)) => {
                     drop((slot, counted));
                     // Fails when nobody will serve it any more.
-                    let _ = this.done.send(TlsStream::new(stream, address)).await;
+                    let _ = this.done.send(stream).await;
                 }
                 Ok(Err(error)) => tracing::debug!(%address, %error, "TLS handshake failed"),
                 Err(_) => tracing::debug!(%address, "TLS handshake took too long"),
             }
         });
+    }
+
+    async fn shake(
+        &self,
+        mut stream: TcpStream,
+        address: SocketAddr,
+        proxy: bool,
+    ) -> io::Result<TlsStream> {
+        let client = match &self.proxies {
+            None => None,
+            Some(_) => proxy::read(&mut stream, proxy).await.map_err(io::Error::other)?,
+        };
+        let client = client.unwrap_or(address);
+        let _counted = match proxy.then(|| self.count(client.ip())) {
+            Some(None) => return Err(io::Error::other("too many handshakes from this address")),
+            counted => counted,
+        };
+        Ok(TlsStream::new(self.tls.accept(stream).await?, client))
     }
 
     /// Counts a handshake for as long as the answer lives; none if there are too many.
@@ -249,6 +281,11 @@ impl TlsStream {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let chain = chain.iter().map(|it| it.clone().into_owned()).collect();
         Self { stream, peer: TlsPeer::new(address, chain) }
+    }
+
+    /// Who is on the other end.
+    pub fn peer(&self) -> &TlsPeer {
+        &self.peer
     }
 
     /// The protocol that was agreed on with the client, if there was one.
