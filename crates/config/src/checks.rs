@@ -33,6 +33,13 @@ pub(crate) struct Checker {
     notices: Vec<Notice>,
 }
 
+/// The feature flags that are on.
+#[derive(Clone, Copy, Default)]
+pub(crate) struct FeatureFlags {
+    /// `wit-svid`.
+    pub(crate) wit_svid: bool,
+}
+
 impl Checker {
     pub(crate) fn new(file: PathBuf) -> Self {
         Self { file, problems: Vec::new(), unknown: Vec::new(), notices: Vec::new() }
@@ -92,13 +99,6 @@ impl Checker {
         if value.is_present() {
             let text = format!("{key} is not available yet in this version of Steeple; ignored");
             self.note(NoticeKind::NotAvailable, value.line(), key, text);
-        }
-    }
-
-    /// `require_pq_kem`: a promise about key exchange that nobody would keep.
-    pub(crate) fn refuse_pq_only(&mut self, key: &str, value: &Located<bool>) {
-        if on(value) {
-            self.refuse(value.line(), key, "require_pq_kem = true");
         }
     }
 
@@ -218,9 +218,13 @@ impl Checker {
             .ok()
     }
 
-    /// `feature_flags`: names that SPIRE does not know are an error, those it
-    /// knows are not available yet.
-    pub(crate) fn feature_flags(&mut self, key: &str, flags: &Located<Vec<String>>) {
+    /// `feature_flags`: names that SPIRE does not know are an error. Gives those that are on.
+    pub(crate) fn feature_flags(
+        &mut self,
+        key: &str,
+        flags: &Located<Vec<String>>,
+    ) -> FeatureFlags {
+        let mut on = FeatureFlags::default();
         let mut bad = Vec::new();
         for flag in flags.value.iter().flatten() {
             match flag.as_str() {
@@ -229,9 +233,9 @@ impl Checker {
                     self.note(NoticeKind::Warning, flags.line(), key, text);
                 }
                 "wit-svid" => {
-                    let text = "feature flag wit-svid is not available yet in this version of \
-                                Steeple; ignored";
-                    self.note(NoticeKind::NotAvailable, flags.line(), key, text);
+                    let text = format!("Developer feature flag \"{flag}\" has been enabled");
+                    self.note(NoticeKind::Warning, flags.line(), key, text);
+                    on.wit_svid = true;
                 }
                 _ => bad.push(shorten(flag)),
             }
@@ -242,6 +246,7 @@ impl Checker {
             let text = format!("error loading feature flags: unknown feature flag(s): [{bad}]");
             self.problem(flags.line(), key, text);
         }
+        on
     }
 
     /// Unknown keys: errors where SPIRE refuses them, else one line each.

@@ -1,6 +1,7 @@
 //! The server's configuration.
 
 mod build;
+mod guard;
 #[cfg(test)]
 mod tests;
 mod ttl;
@@ -10,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+pub use guard::{Cidr, LimitBy, PolicyFiles, RateLimit};
 use steeple_runtime::log::LogConfig;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
@@ -61,8 +63,10 @@ pub struct ServerConfig {
     pub max_attested_node_info_staleness: Duration,
     /// Whether and how to prune expired agents.
     pub prune_attested_nodes: Option<PruneAttestedNodes>,
-    /// Which limits per caller apply.
+    /// How much each caller may ask for.
     pub rate_limit: RateLimit,
+    /// Sources whose PROXY protocol header tells a client's address.
+    pub proxy_protocol_trusted_cidrs: Vec<Cidr>,
     /// Keys that may change without notice.
     pub experimental: ServerExperimental,
     /// Where the own bundle is offered, and whose bundles are followed.
@@ -101,20 +105,21 @@ pub struct PruneAttestedNodes {
     pub include_non_reattestable: bool,
 }
 
-/// Limits per caller.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RateLimit {
-    /// On node attestation.
-    pub attestation: bool,
-    /// On signing.
-    pub signing: bool,
-}
-
 /// `server.experimental`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ServerExperimental {
     /// Give each agent the selector `spiffe_id:<its id>` at attestation.
     pub agent_spiffe_id_as_selector: bool,
+    /// An authorisation policy of the operator's own.
+    pub policy: Option<PolicyFiles>,
+    /// Whether to take part in no TLS handshake that does not withstand quantum computers.
+    pub require_pq_kem: bool,
+    /// Whether there are WIT-SVIDs (feature flag `wit-svid`).
+    pub wit_svid: bool,
+    /// Key type of WIT authorities; that of the CA when unset.
+    pub wit_key_type: Option<KeyType>,
+    /// The `iss` claim of WIT-SVIDs.
+    pub wit_issuer: Option<String>,
     /// How often to look for changed entries.
     pub cache_reload_interval: Option<Duration>,
     /// Age at which event rows are deleted.

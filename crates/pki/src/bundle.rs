@@ -18,7 +18,7 @@ mod jwk;
 mod parse;
 mod print;
 
-pub use jwk::public_jwk;
+pub use jwk::{private_jwk, public_jwk};
 pub use parse::{from_pem, parse};
 pub use print::{Indent, jwks, jwt_svid_jwks, pem, spiffe};
 

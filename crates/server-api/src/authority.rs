@@ -108,8 +108,13 @@ impl LocalAuthority for AuthorityService {
         &self,
         request: Request<pb::TaintX509UpstreamAuthorityRequest>,
     ) -> Result<Response<pb::TaintX509UpstreamAuthorityResponse>, Status> {
-        Call::of(&request)?.operator()?;
-        Err(no_upstream())
+        let call = Call::of(&request)?;
+        let id = &request.get_ref().subject_key_id;
+        let tainted = self.authorities.taint_upstream(call.operator()?, id).await;
+        let upstream_authority_subject_key_id = tainted.map_err(|error| call.fail(&error))?;
+        Ok(Response::new(pb::TaintX509UpstreamAuthorityResponse {
+            upstream_authority_subject_key_id,
+        }))
     }
 
     async fn revoke_x509_authority(
@@ -125,8 +130,13 @@ impl LocalAuthority for AuthorityService {
         &self,
         request: Request<pb::RevokeX509UpstreamAuthorityRequest>,
     ) -> Result<Response<pb::RevokeX509UpstreamAuthorityResponse>, Status> {
-        Call::of(&request)?.operator()?;
-        Err(no_upstream())
+        let call = Call::of(&request)?;
+        let id = &request.get_ref().subject_key_id;
+        let revoked = self.authorities.revoke_upstream(call.operator()?, id).await;
+        let upstream_authority_subject_key_id = revoked.map_err(|error| call.fail(&error))?;
+        Ok(Response::new(pb::RevokeX509UpstreamAuthorityResponse {
+            upstream_authority_subject_key_id,
+        }))
     }
 
     async fn get_jwt_authority_state(
@@ -214,11 +224,6 @@ impl LocalAuthority for AuthorityService {
     ) -> Result<Response<pb::RevokeWitAuthorityResponse>, Status> {
         Err(no_wit(&request))
     }
-}
-
-/// Upstream authorities are plugins that this version does not have.
-fn no_upstream() -> Status {
-    Status::failed_precondition("upstream authority is not configured")
 }
 
 /// As in SPIRE, whose API has these methods and does not implement them.

@@ -13,6 +13,7 @@ use steeple_server_core::access::{AccessError, AgentFault};
 use steeple_server_core::agents::AgentError;
 use steeple_server_core::bundles::BundleError;
 use steeple_server_core::entries::EntryError;
+use steeple_server_core::federation::FederationError;
 use steeple_server_core::peers::PeerError;
 use steeple_server_core::svids::SvidError;
 use steeple_store::StoreError;
@@ -137,10 +138,17 @@ impl Answer for SvidError {
             | Self::DnsOverlap(_)
             | Self::MissingEntryId
             | Self::BadId(_)
+            | Self::MissingPublicKey
+            | Self::BadPublicKey(_)
+            | Self::MalformedPublicKey(_)
+            | Self::WitKey(_)
             | Self::NoAudience => Code::InvalidArgument,
             Self::NotAuthorized | Self::NoBundle => Code::NotFound,
-            Self::JwtDisabled => Code::Unimplemented,
-            Self::SignX509(_) | Self::SignJwt(_) | Self::SignDownstream(_) => Code::Internal,
+            Self::JwtDisabled | Self::WitDisabled => Code::Unimplemented,
+            Self::SignX509(_)
+            | Self::SignJwt(_)
+            | Self::SignWit(_)
+            | Self::SignDownstream(_) => Code::Internal,
             Self::FetchBundle(error) => of_read(error),
         }
     }
@@ -160,6 +168,7 @@ impl Answer for BundleError {
             | Self::NoJwtAuthority
             | Self::PublishedJwtAuthority(_)
             | Self::Malformed(_) => Code::InvalidArgument,
+            Self::PublishUpward(_) => Code::Internal,
             Self::Delete(error) => of_store(error),
             Self::Fetch(error)
             | Self::Append(error)
@@ -169,6 +178,22 @@ impl Answer for BundleError {
             | Self::Create(error)
             | Self::Update(error)
             | Self::Set(error) => of_read(error),
+        }
+    }
+}
+
+impl Answer for FederationError {
+    fn code(&self) -> Code {
+        match self {
+            Self::Malformed(_) | Self::Own | Self::NoTrustDomain | Self::TrustDomain(_) => {
+                Code::InvalidArgument
+            }
+            Self::Unknown | Self::NotFound => Code::NotFound,
+            Self::List(error)
+            | Self::Fetch(error)
+            | Self::Create(error)
+            | Self::Update(error)
+            | Self::Delete(error) => of_read(error),
         }
     }
 }

@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use steeple_proto::spire::api::server::svid::v1 as pb;
 use steeple_proto::spire::api::types;
-use steeple_server_core::svids::{IssuedJwt, IssuedX509, SvidError, Svids, X509Request};
+use steeple_server_core::svids::{
+    IssuedJwt, IssuedX509, SvidError, Svids, WitKey, WitRequest, X509Request,
+};
 use steeple_server_core::time::rfc3339;
 use tonic::{Request, Response, Status};
 
@@ -33,6 +35,14 @@ impl pb::svid_server::Svid for SvidService {
         let minted = self.svids.mint_x509(operator, &request.csr, request.ttl, call.now()).await;
         let svid = minted.map_err(|error| call.fail(&error))?;
         log_signed(&call, &svid, None);
+        let leaf = &svid.chain[0];
+        call.note(|fields| {
+            fields.text("expires_at", rfc3339(leaf.not_after()));
+            fields.text("spiffe_id", &svid.id);
+            fields.text("dns_name", leaf.dns_sans().join(","));
+            let subject = leaf.subject().map_or_else(|_| String::new(), |name| go_name(&name));
+            fields.text("subject", subject);
+        });
         let svid = Some(x509_svid_message(&svid.id, &svid.chain));
         Ok(Response::new(pb::MintX509svidResponse { svid }))
     }
@@ -63,8 +73,19 @@ impl pb::svid_server::Svid for SvidService {
         request: Request<pb::MintWitsvidRequest>,
     ) -> Result<Response<pb::MintWitsvidResponse>, Status> {
         let call = Call::of(&request)?;
-        call.operator()?;
-        Err(call.refuse(wit_disabled()))
+        let request = request.into_inner();
+        let named = id_text(&request.id);
+        let id = request.id.map(raw_id);
+        let key = wit_key(&request.public_key, request.signing_algorithm);
+        let minted = self
+            .svids
+            .mint_wit(call.operator()?, id.as_ref(), key, request.ttl, call.now())
+            .await;
+        let svid = minted.map_err(|error| {
+            let named = Some(&*named).filter(|_| !matches!(error, SvidError::BadId(_)));
+            call.fail_about(&error, About { spiffe_id: named, ..About::default() })
+        })?;
+        Ok(Response::new(pb::MintWitsvidResponse { svid: Some(wit_message(&call, svid)) }))
     }
 
     async fn batch_new_x509svid(
@@ -115,6 +136,10 @@ impl pb::svid_server::Svid for SvidService {
             .new_jwt(call.agent()?, &request.entry_id, request.audience, call.now())
             .await;
         let svid = issued.map_err(|error| call.fail(&error))?;
+        call.note(|fields| {
+            fields.text("spiffe_id", &svid.id);
+            fields.bare("ttl", svid.entry_ttl);
+        });
         let svid = Some(jwt_message(&call, svid, &audience));
         Ok(Response::new(pb::NewJwtsvidResponse { svid }))
     }
@@ -125,12 +150,32 @@ impl pb::svid_server::Svid for SvidService {
     ) -> Result<Response<pb::BatchNewWitsvidResponse>, Status> {
         let call = Call::of(&request)?;
         let params = request.into_inner().params;
-        call.agent()?;
+        let agent = call.agent()?;
         if params.is_empty() {
             return Err(call.refuse(missing_parameters()));
         }
         call.spend_per_item(params.len()).await?;
-        Err(call.refuse(wit_disabled()))
+        let ids: Vec<String> = params.iter().map(|params| params.entry_id.clone()).collect();
+        let requests = params
+            .into_iter()
+            .map(|params| WitRequest {
+                entry_id: params.entry_id,
+                key: wit_key(&params.public_key, params.signing_algorithm),
+            })
+            .collect();
+        let results = self.svids.batch_new_wit(agent, requests, call.now()).await;
+        let results = ids.iter().zip(results).map(|(entry_id, result)| match result {
+            // SPIRE leaves out the status of what went well.
+            Ok(svid) => pb::batch_new_witsvid_response::Result {
+                status: Some(ok()),
+                svid: Some(wit_message(&call, svid)),
+            },
+            Err(error) => pb::batch_new_witsvid_response::Result {
+                status: Some(call.fail_item(&error, about_entry(entry_id))),
+                svid: None,
+            },
+        });
+        Ok(Response::new(pb::BatchNewWitsvidResponse { results: results.collect() }))
     }
 
     async fn new_downstream_x509ca(
@@ -153,6 +198,7 @@ impl pb::svid_server::Svid for SvidService {
             },
             "Signed X509 CA SVID"
         );
+        call.note(|fields| fields.bare("expires_at", expires_at(ca.chain[0].not_after())));
         Ok(Response::new(pb::NewDownstreamX509caResponse {
             ca_cert_chain: chain_message(&ca.chain),
             x509_authorities: chain_message(&ca.roots),
@@ -168,8 +214,24 @@ fn missing_parameters() -> Status {
     Status::invalid_argument("missing parameters")
 }
 
-fn wit_disabled() -> Status {
-    Status::unimplemented("WIT functionality is disabled")
+fn wit_key(public_key: &[u8], algorithm: String) -> WitKey {
+    WitKey { public_key: public_key.to_vec(), algorithm }
+}
+
+fn wit_message(call: &Call, issued: IssuedJwt) -> types::Witsvid {
+    log_call!(
+        debug,
+        call,
+        { spiffe_id = %issued.id, expiration = rfc3339(issued.svid.expires_at), },
+        "Server CA successfully signed WIT-SVID"
+    );
+    types::Witsvid {
+        id: Some(id_message(&issued.id)),
+        expires_at: expires_at(issued.svid.expires_at),
+        issued_at: expires_at(issued.svid.issued_at),
+        token: issued.svid.token,
+        hint: String::new(),
+    }
 }
 
 /// An audience as upstream's log has it, when the log will have it.

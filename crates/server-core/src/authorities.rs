@@ -72,6 +72,34 @@ impl Authorities {
         tainted
     }
 
+    /// Marks the upstream authority above the old CA as tainted; answers its id.
+    ///
+    /// # Errors
+    /// See [`CaManager::taint_upstream_authority`].
+    pub async fn taint_upstream(
+        &self,
+        _operator: &Operator,
+        id: &str,
+    ) -> Result<String, AuthorityError> {
+        let tainted = self.manager.taint_upstream_authority(id).await;
+        self.bundles.forget();
+        tainted
+    }
+
+    /// Removes a tainted upstream authority from the trust bundle; answers its id.
+    ///
+    /// # Errors
+    /// See [`CaManager::revoke_upstream_authority`].
+    pub async fn revoke_upstream(
+        &self,
+        _operator: &Operator,
+        id: &str,
+    ) -> Result<String, AuthorityError> {
+        let revoked = self.manager.revoke_upstream_authority(id).await;
+        self.bundles.forget();
+        revoked
+    }
+
     /// Removes a tainted authority from the trust bundle.
     ///
     /// # Errors

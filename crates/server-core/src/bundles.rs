@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
+use steeple_ca::{CaManager, RotationError};
 use steeple_pki::x509::CertificateError;
 use steeple_pki::{Bundle, Certificate, JwtAuthority, KeyError, PublicKey, X509Authority};
 use steeple_spiffe::{IdError, TrustDomain};
@@ -52,6 +53,8 @@ pub enum BundleError {
     Append(#[source] StoreError),
     #[error("failed to publish JWT key")]
     Publish(#[source] StoreError),
+    #[error("failed to publish JWT key")]
+    PublishUpward(#[source] RotationError),
     #[error("failed to count bundles")]
     Count(#[source] StoreError),
     #[error("failed to list bundles")]
@@ -119,6 +122,8 @@ pub struct Bundles {
     store: Arc<dyn Store>,
     trust_domain: TrustDomain,
     recent: Arc<Mutex<Recent>>,
+    /// Publishes JWT keys of servers below, upward too.
+    publisher: Option<CaManager>,
 }
 
 impl Bundles {
@@ -131,7 +136,13 @@ impl Bundles {
     /// Bundles as the server of `trust_domain` sees them.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, trust_domain: TrustDomain) -> Self {
-        Self { store, trust_domain, recent: Arc::default() }
+        Self { store, trust_domain, recent: Arc::default(), publisher: None }
+    }
+
+    /// Has JWT keys of servers below published by `manager`, which knows who is above.
+    #[must_use]
+    pub fn publishing_by(self, manager: CaManager) -> Self {
+        Self { publisher: Some(manager), ..self }
     }
 
     /// Our own bundle, at most a second old. Open to everyone.
@@ -217,10 +228,18 @@ impl Bundles {
         authority: Option<RawJwtAuthority>,
     ) -> Result<Vec<JwtAuthority>, BundleError> {
         let authority = authority.ok_or(BundleError::NoJwtAuthority)?;
-        let mut addition = Bundle::new(self.trust_domain.clone());
-        addition.jwt_authorities =
+        let mut keys =
             jwt_authorities(&[authority]).map_err(BundleError::PublishedJwtAuthority)?;
-        let appended = self.store.append_bundle(&addition).await.map_err(BundleError::Publish)?;
+        let appended = match (&self.publisher, keys.pop()) {
+            (Some(manager), Some(key)) => {
+                manager.publish_jwt_key(key).await.map_err(BundleError::PublishUpward)?
+            }
+            (_, key) => {
+                let mut addition = Bundle::new(self.trust_domain.clone());
+                addition.jwt_authorities = key.into_iter().collect();
+                self.store.append_bundle(&addition).await.map_err(BundleError::Publish)?
+            }
+        };
         self.forget();
         Ok(appended.jwt_authorities)
     }

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use steeple_ca::{CaError, Credentials, JwtSvid, WorkloadJwtParams, WorkloadX509Params};
 use steeple_pki::csr::{Csr, CsrError, UnprovenKey};
-use steeple_pki::{Certificate, DerError};
+use steeple_pki::{Certificate, DerError, KeyError};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use steeple_store::model::Entry;
 use steeple_store::{Store, StoreError};
@@ -21,6 +21,10 @@ use crate::ids::{self, IdRule, RawId};
 use crate::index::AuthorizedIndex;
 use crate::signing::SigningPool;
 use crate::time::unix_seconds;
+
+pub use wit::{WitKey, WitKeyRule, WitRequest};
+
+mod wit;
 
 /// How many requests of a batch one job signs.
 const CHUNK: usize = 16;
@@ -57,6 +61,18 @@ pub enum SvidError {
     NoAudience,
     #[error("JWT functionality is disabled")]
     JwtDisabled,
+    #[error("WIT functionality is disabled")]
+    WitDisabled,
+    #[error("missing public key")]
+    MissingPublicKey,
+    #[error("invalid public key")]
+    BadPublicKey(#[source] KeyError),
+    #[error("malformed public key")]
+    MalformedPublicKey(#[source] KeyError),
+    #[error("invalid signing algorithm or key type")]
+    WitKey(#[source] WitKeyRule),
+    #[error("failed to sign WIT-SVID")]
+    SignWit(#[source] CaError),
     #[error("failed to sign X509-SVID")]
     SignX509(#[source] CaError),
     #[error("failed to sign JWT-SVID")]
@@ -105,6 +121,8 @@ pub struct IssuedJwt {
     pub id: SpiffeId,
     /// The token with its times.
     pub svid: JwtSvid,
+    /// The lifetime that was asked for, or that the entry names, in seconds; 0 for the default.
+    pub entry_ttl: i32,
 }
 
 /// A downstream CA, and what to trust beside it.
@@ -124,6 +142,7 @@ pub struct Svids {
     pool: SigningPool,
     trust_domain: TrustDomain,
     jwt_enabled: bool,
+    wit_enabled: bool,
 }
 
 impl Svids {
@@ -137,7 +156,13 @@ impl Svids {
         trust_domain: TrustDomain,
         jwt_enabled: bool,
     ) -> Self {
-        Self { store, index, credentials, pool, trust_domain, jwt_enabled }
+        Self { store, index, credentials, pool, trust_domain, jwt_enabled, wit_enabled: false }
+    }
+
+    /// Issues WIT-SVIDs, too.
+    #[must_use]
+    pub fn with_wit(self, wit_enabled: bool) -> Self {
+        Self { wit_enabled, ..self }
     }
 
     /// Issues what an operator's CSR asks for: SPIFFE ID, DNS names and subject are its own.
@@ -301,7 +326,7 @@ impl Svids {
         let params =
             WorkloadJwtParams { spiffe_id: id.clone(), audience, ttl: lifetime(ttl), include_jti };
         let svid = self.pool.run(async move { credentials.sign_jwt_svid(params, now).await }).await;
-        Ok(IssuedJwt { id, svid: svid.map_err(SvidError::SignJwt)? })
+        Ok(IssuedJwt { id, svid: svid.map_err(SvidError::SignJwt)?, entry_ttl: ttl })
     }
 }
 

@@ -6,13 +6,15 @@ use std::time::Duration;
 
 use steeple_ca::{CaConfig, CaManager};
 use steeple_config::{CaSubject, Notice, NoticeKind, ServerConfig};
-use steeple_net::tls::IdentitySlot;
+use steeple_ops::Program;
+use steeple_ops::health::Health;
 use steeple_pki::KeyType;
 use steeple_pki::x509::DistinguishedName;
 use steeple_plugin::KeyManager;
+use steeple_policy::Engine;
 use steeple_runtime::log::LogHandle;
 use steeple_runtime::{Clock, SystemClock, Tasks, VERSION, Watcher, drain, fsx, signal};
-use steeple_server_api::{LimitSwitches, Parts, apis};
+use steeple_server_api::{Parts, apis};
 use steeple_server_core::access::{Gatekeeper, Trust};
 use steeple_server_core::agents::{Agents, AgentsConfig};
 use steeple_server_core::authorities::Authorities;
@@ -23,12 +25,11 @@ use steeple_server_core::index::{AuthorizedIndex, IndexPeriods, IndexTask};
 use steeple_server_core::svids::Svids;
 use steeple_server_core::{DatastoreAuthorities, ServerSvidRotator, SigningPool, startup};
 use steeple_store::{Store, StoreConfig};
-use tokio::net::TcpListener;
 
 use crate::error::ServerError;
-use crate::health::{self, Health};
-use crate::listeners;
-use crate::plugins::LoadedPlugins;
+use crate::listeners::Handshake;
+use crate::plugins::{AttestedAgents, LoadedPlugins, ServerIdentity};
+use crate::{guard, health, listeners, telemetry};
 
 /// The longest between two looks at the change feed; `cache_reload_interval` may shorten it.
 const POLL: Duration = Duration::from_secs(1);
@@ -94,15 +95,28 @@ impl Server {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), ServerError> {
         let (trigger, watcher) = drain::channel();
         let tasks = Tasks::new();
-        let opened = self.open().await?;
+        let program = telemetry::program(&self.config, &self.clock);
+        let sinks = &self.config.telemetry;
+        let telemetry =
+            steeple_ops::telemetry::start(sinks, &program, &tasks, &watcher).await?;
+        if let Some(profiling) = &self.config.profiling {
+            steeple_ops::profiling::start(profiling, &program, &tasks, &watcher);
+        }
+        tokio::pin!(shutdown);
+        // A plugin or a database that hangs must not keep the server from being stopped.
+        let opened = tokio::select! {
+            opened = Box::pin(self.open()) => opened?,
+            () = &mut shutdown => return Ok(()),
+        };
         let store = Arc::clone(&opened.store);
-        let started = self.start(opened, &tasks, &watcher).await;
+        let plugins = opened.plugins.running.clone();
+        let started = self.start(opened, &program, &tasks, &watcher).await;
         drop(watcher);
         let outcome = match started {
             Ok(()) => {
                 tokio::select! {
                     task = tasks.panicked() => Err(ServerError::Panicked(task)),
-                    () = shutdown => Ok(()),
+                    () = &mut shutdown => Ok(()),
                 }
             }
             Err(error) => Err(error),
@@ -114,6 +128,7 @@ impl Server {
             );
         }
         store.close().await;
+        drop(telemetry);
         outcome
     }
 
@@ -134,6 +149,7 @@ impl Server {
         let key_manager = Arc::clone(&plugins.key_manager);
         let store = steeple_store::open(&store_config(config)).await;
         let store = store.map_err(ServerError::Datastore)?;
+        plugins.services.provide_agents(Arc::new(AttestedAgents(Arc::clone(&store))));
         startup::check_trust_domain(store.as_ref(), &config.trust_domain).await?;
         let lost_database = store.was_created() && holds_ca_keys(key_manager.as_ref()).await;
 
@@ -143,6 +159,8 @@ impl Server {
             ca_config(config),
             key_manager,
             Arc::new(authorities),
+            plugins.upstream_authority.clone(),
+            plugins.composers.clone(),
             Arc::clone(&self.clock),
         )
         .await?;
@@ -154,6 +172,11 @@ impl Server {
             manager.tainted_authorities(),
         )
         .await?;
+        plugins.services.provide_identity(Arc::new(ServerIdentity {
+            trust_domain: config.trust_domain.clone(),
+            svid: svid.subscribe(),
+            store: Arc::clone(&store),
+        }));
         let poll = config.experimental.cache_reload_interval.unwrap_or(POLL).min(POLL);
         let (index, index_task) = AuthorizedIndex::load(
             Arc::clone(&store),
@@ -173,33 +196,34 @@ impl Server {
     async fn start(
         &self,
         opened: Opened,
+        program: &Program,
         tasks: &Tasks,
         drain: &Watcher,
     ) -> Result<(), ServerError> {
         let config = &self.config;
+        let policy = guard::policy(config)?;
         let port = listeners::bind_port(&config.bind_address, config.bind_port).await?;
         let socket = listeners::bind_socket(&config.socket_path)?;
-        let checks = &config.health_checks;
-        let health_port =
-            if checks.listener_enabled { Some(health::bind(checks).await?) } else { None };
         let usr1 = signal::on_usr1().map_err(ServerError::Signals)?;
         let usr2 = signal::on_usr2().map_err(ServerError::Signals)?;
 
         let svid = opened.svid.subscribe();
-        let identity = IdentitySlot::from(listeners::identity_of(&svid.borrow()));
-        let health = Health::new(
-            opened.manager.credentials(),
-            opened.manager.clone(),
-            Arc::clone(&opened.store),
-            config.socket_path.clone(),
-            Arc::clone(&self.clock),
-        );
-        let apis = apis(self.parts(&opened));
+        let identity = program.identity.clone();
+        identity.set(listeners::identity_of(&svid.borrow()));
+        let health = health::checks(health::Checked {
+            credentials: opened.manager.credentials(),
+            manager: opened.manager.clone(),
+            store: Arc::clone(&opened.store),
+            socket: config.socket_path.clone(),
+            clock: Arc::clone(&self.clock),
+        });
+        let apis = apis(self.parts(&opened, policy));
         tracing::info!(
             launch_log_level = self.log.launch_level().as_str(),
             "Logger service configured"
         );
-        let Opened { store, manager, svid: rotator, index_task, lost_database, .. } = opened;
+        let Opened { plugins, store, manager, svid: rotator, index_task, lost_database, .. } =
+            opened;
 
         let w = || drain.clone();
         let tracked = config.audit_log_enabled;
@@ -208,14 +232,20 @@ impl Server {
         tasks.spawn("server_identity", listeners::follow_svid(svid, identity.clone(), w()));
         tasks.spawn("entry_index", index_task.run(w()));
         tasks.spawn("log_reopener", signal::reopen_log(self.log.clone(), usr2, w()));
-        tasks.spawn("reconfigurer", ignore_reconfigure(usr1, w()));
+        tasks.spawn("reconfigurer", plugins.running.clone().reconfigure(usr1, w()));
+        let (policy, proxies) = (guard::tls(config), guard::proxies(config));
+        let handshake = Handshake { identity, policy, proxies };
         tasks.spawn("unix_api", listeners::serve_socket(socket, tracked, apis.local, w()));
         tasks.spawn(
             "tcp_api",
-            listeners::serve_port(port, identity, apis.remote, tasks.clone(), w()),
+            listeners::serve_port(port, handshake, apis.remote, tasks.clone(), w()),
         );
         self.spawn_housekeeping(&store, tasks, drain);
-        self.spawn_health(&health, health_port, tasks, drain);
+        self.spawn_health(&health, tasks, drain);
+        if telemetry::needs_bundles(config) {
+            let bundles = telemetry::follow_bundles(store, program.bundles.clone(), w());
+            tasks.spawn("telemetry_bundles", bundles);
+        }
         if lost_database {
             tasks.spawn("lost_database", remind_of_lost_database(w()));
         }
@@ -242,30 +272,23 @@ impl Server {
         }
     }
 
-    fn spawn_health(
-        &self,
-        health: &Arc<Health>,
-        port: Option<TcpListener>,
-        tasks: &Tasks,
-        drain: &Watcher,
-    ) {
+    fn spawn_health(&self, health: &Arc<Health>, tasks: &Tasks, drain: &Watcher) {
         tasks.spawn("health_checks", Arc::clone(health).watch(drain.clone()));
-        if let Some(port) = port {
-            let checks = self.config.health_checks.clone();
-            let health = Arc::clone(health);
-            let listening = health::listen(health, port, checks, tasks.clone(), drain.clone());
-            tasks.spawn("health_listener", listening);
+        let checks = self.config.health_checks.clone();
+        if checks.listener_enabled {
+            tasks.spawn("health_listener", Arc::clone(health).listen(checks, drain.clone()));
         }
     }
 
     /// The use cases that the APIs are adapters of.
-    fn parts(&self, opened: &Opened) -> Parts {
+    fn parts(&self, opened: &Opened, policy: Option<Engine>) -> Parts {
         let config = &self.config;
         let trust_domain = config.trust_domain.clone();
         let store = || Arc::clone(&opened.store);
         let credentials = opened.manager.credentials();
         let pool = SigningPool::per_core();
-        let bundles = Bundles::new(store(), trust_domain.clone());
+        let bundles = Bundles::new(store(), trust_domain.clone())
+            .publishing_by(opened.manager.clone());
         Parts {
             trust_domain: trust_domain.clone(),
             entries: Entries::new(store(), opened.index.clone(), trust_domain.clone()),
@@ -285,7 +308,8 @@ impl Server {
                 pool,
                 trust_domain,
                 !config.disable_jwt_svids,
-            ),
+            )
+            .with_wit(config.experimental.wit_svid),
             authorities: Authorities::new(opened.manager.clone(), bundles.clone()),
             bundles,
             gatekeeper: Gatekeeper::new(
@@ -301,10 +325,8 @@ impl Server {
             log: self.log.clone(),
             svid: opened.svid.subscribe(),
             clock: Arc::clone(&self.clock),
-            limits: LimitSwitches {
-                attestation: config.rate_limit.attestation,
-                signing: config.rate_limit.signing,
-            },
+            policy,
+            limits: guard::rate_limits(config),
             audit: config.audit_log_enabled,
         }
     }
@@ -341,19 +363,6 @@ async fn remind_of_lost_database(mut drain: Watcher) {
     }
 }
 
-/// Without a handler, SIGUSR1 would end the process; upstream reads plugins' data files again.
-async fn ignore_reconfigure(mut signals: signal::Received, mut drain: Watcher) {
-    loop {
-        tokio::select! {
-            () = drain.signalled() => return,
-            () = signals.recv() => tracing::info!(
-                subsystem_name = "reconfigurer",
-                "Reconfigure requested; no plugin can be reconfigured while it runs"
-            ),
-        }
-    }
-}
-
 fn store_config(config: &ServerConfig) -> StoreConfig {
     let datastore = &config.datastore;
     StoreConfig {
@@ -373,6 +382,9 @@ fn ca_config(config: &ServerConfig) -> CaConfig {
         jwt_key_type: key_type(config.jwt_key_type),
         ca_subject: Some(ca_subject(&config.ca_subject)).filter(|name| !name.is_empty()),
         jwt_issuer: config.jwt_issuer.clone(),
+        wit_key_type: key_type(config.experimental.wit_key_type.unwrap_or(config.ca_key_type)),
+        wit_issuer: config.experimental.wit_issuer.clone(),
+        enable_wit: config.experimental.wit_svid,
         disable_jwt: config.disable_jwt_svids,
         ..CaConfig::new(config.trust_domain.clone())
     }

@@ -1,12 +1,12 @@
 //! Raw keys become the server's configuration.
 
-use std::{net::IpAddr, path::PathBuf, time::Duration};
+use std::{path::PathBuf, time::Duration};
 
 use steeple_hcl::Located;
 use steeple_spiffe::SpiffeId;
 
 use super::{
-    CaSubject, PruneAttestedNodes, RateLimit, ServerConfig, ServerExperimental, ServerFlags, ttl,
+    CaSubject, PruneAttestedNodes, ServerConfig, ServerExperimental, ServerFlags, guard, ttl,
 };
 use crate::{
     checks::{Checker, absolute, on, overlay, overlay_switch, quote, set, shared_section, shorten},
@@ -113,7 +113,6 @@ pub(super) fn build(
     let profiling = profiling(&mut checker, &server);
     let plugins = plugins::build(&mut checker, &file.plugins, &CATALOG);
     let (datastore, plugins) = split_datastore(&mut checker, plugins);
-    check_not_yet(&mut checker, &server);
     let federation = federation::build(&mut checker, &server.federation);
 
     let experimental = server.experimental.value.take().unwrap_or_default();
@@ -133,6 +132,8 @@ pub(super) fn build(
     let (ca_key_type, jwt_key_type) = key_types(&mut checker, &server);
     let health_checks = Checker::health_checks(&file.health_checks.value.unwrap_or_default());
     let rate_limit = server.ratelimit.value.take().unwrap_or_default();
+    let rate_limit = guard::rate_limit(&mut checker, rate_limit);
+    let proxy_protocol_trusted_cidrs = guard::trusted_cidrs(&mut checker, &server);
     let lifetimes = lifetimes(&mut checker, &server);
     let admin_ids = admin_ids(&mut checker, &server);
     let ca_subject = ca_subject(&mut checker, &server);
@@ -166,10 +167,8 @@ pub(super) fn build(
             audit_log_enabled: on(&server.audit_log_enabled),
             max_attested_node_info_staleness: staleness.unwrap_or_default(),
             prune_attested_nodes,
-            rate_limit: RateLimit {
-                attestation: rate_limit.attestation.value.unwrap_or(true),
-                signing: rate_limit.signing.value.unwrap_or(true),
-            },
+            rate_limit,
+            proxy_protocol_trusted_cidrs,
             experimental,
             federation,
             health_checks,
@@ -203,6 +202,7 @@ fn section(block: &str) -> Option<String> {
         "server" => "server",
         "server.ca_subject" => "ca_subject",
         "server.ratelimit" => "ratelimit",
+        "server.ratelimit.limits" => "ratelimit limits",
         "server.federation.bundle_endpoint" => "bundle endpoint",
         "server.federation.bundle_endpoint.acme" => "bundle endpoint ACME",
         block => return shared_section(block),
@@ -311,36 +311,6 @@ fn profiling(checker: &mut Checker, server: &Server) -> Option<ProfilingConfig> 
         names: &server.profiling_names,
     };
     telemetry::profiling(checker, "server", &keys)
-}
-
-fn check_not_yet(checker: &mut Checker, server: &Server) {
-    for (index, cidr) in server.proxy_protocol_trusted_cidrs.value.iter().flatten().enumerate() {
-        if !is_cidr(cidr) {
-            let cidr = quote(cidr);
-            let text = format!(
-                "invalid proxy_protocol_trusted_cidrs value {cidr}: invalid CIDR address: {}",
-                shorten(cidr.trim_matches('"'))
-            );
-            let key = format!("server.proxy_protocol_trusted_cidrs[{index}]");
-            checker.problem(server.proxy_protocol_trusted_cidrs.line(), &key, text);
-        }
-    }
-    let cidrs = &server.proxy_protocol_trusted_cidrs;
-    if cidrs.value.as_ref().is_some_and(|cidrs| !cidrs.is_empty()) {
-        checker.not_yet("server.proxy_protocol_trusted_cidrs", cidrs);
-    }
-}
-
-/// An address and a prefix length that fits it.
-fn is_cidr(text: &str) -> bool {
-    let Some((address, bits)) = text.split_once('/') else { return false };
-    let most = match address.parse::<IpAddr>() {
-        Ok(IpAddr::V4(_)) => 32,
-        Ok(IpAddr::V6(_)) => 128,
-        Err(_) => return false,
-    };
-    let digits = !bits.is_empty() && bits.bytes().all(|byte| byte.is_ascii_digit());
-    digits && bits.parse::<u32>().is_ok_and(|bits| bits <= most)
 }
 
 fn key_types(checker: &mut Checker, server: &Server) -> (KeyType, KeyType) {
@@ -489,16 +459,13 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
     let always = "the entry cache always follows the datastore's events, in order";
     checker.no_effect(&key("events_based_cache"), &raw.events_based_cache, always);
     checker.no_effect(&key("event_timeout"), &raw.event_timeout, always);
-    checker.not_yet(&key("auth_opa_policy_engine"), &raw.auth_opa_policy_engine);
-    checker.parse::<KeyType>(
+    let policy = guard::policy(checker, &raw.auth_opa_policy_engine);
+    let wit_key_type = checker.parse::<KeyType>(
         &key("wit_key_type"),
         &raw.wit_key_type,
         "error parsing wit_key_type: ",
     );
-    checker.not_yet(&key("wit_key_type"), &raw.wit_key_type);
-    checker.not_yet(&key("wit_issuer"), &raw.wit_issuer);
-    checker.refuse_pq_only(&key("require_pq_kem"), &raw.require_pq_kem);
-    checker.feature_flags(&key("feature_flags"), &raw.feature_flags);
+    let flags = checker.feature_flags(&key("feature_flags"), &raw.feature_flags);
     if any_experimental(raw) {
         let text = "Experimental features have been enabled. Please see doc/upgrading.md for \
                     upgrade and compatibility considerations for experimental features.";
@@ -506,10 +473,15 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
     }
     ServerExperimental {
         agent_spiffe_id_as_selector: on(&raw.agent_spiffe_id_as_selector),
+        policy,
+        require_pq_kem: on(&raw.require_pq_kem),
         cache_reload_interval: cache_reload_interval.filter(|interval| !interval.is_zero()),
         prune_events_older_than: prune_events_older_than.filter(|age| !age.is_zero()),
         full_cache_reload_interval: full_cache_reload_interval.filter(|period| !period.is_zero()),
         datastore_outage_grace,
+        wit_svid: flags.wit_svid,
+        wit_key_type,
+        wit_issuer: set(&raw.wit_issuer).map(str::to_owned),
     }
 }
 

@@ -4,8 +4,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use serde::{Deserialize, Serialize};
 
-use crate::der;
-use crate::keys::{KeyKind, PublicKey};
+use zeroize::Zeroizing;
+
+use crate::der::{self, DerError, Reader};
+use crate::keys::{KeyKind, PrivateKey, PublicKey};
 use crate::x509::{Certificate, MAX_CERTIFICATE_LEN};
 
 /// The longest member of a key that is looked at: a modulus of 8192 bits has 1366 characters.
@@ -43,6 +45,39 @@ pub(super) struct Jwk {
 pub fn public_jwk(key: &PublicKey, alg: &str) -> serde_json::Value {
     let jwk = Jwk { alg: Some(alg.to_owned()), ..Jwk::of_key(key, None) };
     serde_json::to_value(jwk).expect("texts are JSON")
+}
+
+/// A private key as a JSON Web Key, as go-jose writes it.
+///
+/// # Errors
+/// When the key is of a kind that has none.
+pub fn private_jwk(key: &PrivateKey) -> Result<Zeroizing<String>, DerError> {
+    let pkcs8 = key.to_pkcs8_der();
+    let mut info = Reader::sequence_of(&pkcs8)?;
+    let _version = info.unsigned()?;
+    let _algorithm = info.sequence()?;
+    let inner = info.value(der::OCTET_STRING)?;
+    let mut inner = Reader::sequence_of(inner)?;
+    let _version = inner.unsigned()?;
+    let text = |bytes: &[u8]| Zeroizing::new(URL_SAFE_NO_PAD.encode(bytes));
+    let public = Jwk::of_key(key.public_key(), None);
+    let public = serde_json::to_string(&public).expect("texts are JSON");
+    let mut jwk = Zeroizing::new(public.trim_end_matches('}').to_owned());
+    let mut add = |name: &str, bytes: &[u8]| {
+        for part in [",\"", name, "\":\"", &text(bytes), "\""] {
+            jwk.push_str(part);
+        }
+    };
+    if let KeyKind::Rsa(_) = key.public_key().kind() {
+        let (_n, _e) = (inner.unsigned()?, inner.unsigned()?);
+        for name in ["d", "p", "q", "dp", "dq", "qi"] {
+            add(name, inner.unsigned()?);
+        }
+    } else {
+        add("d", inner.value(der::OCTET_STRING)?);
+    }
+    jwk.push('}');
+    Ok(jwk)
 }
 
 impl Jwk {
