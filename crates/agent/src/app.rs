@@ -1,7 +1,7 @@
 //! The wiring: each part is started after what it needs.
 
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use steeple_agent_api::admin::{DebugService, LoggerService};
@@ -16,6 +16,7 @@ use steeple_agent_core::node::{BOOTSTRAP_INTERVAL, BOOTSTRAP_PATIENCE, Refusal};
 use steeple_agent_core::sync::BatchSize;
 use steeple_config::{AgentConfig, Notice, NoticeKind, WorkloadKeyType};
 use steeple_net::tls::{ClientTls, Roots};
+use steeple_ops::Program;
 use steeple_pki::{Bundle, KeyType};
 use steeple_plugin::WorkloadAttestor;
 use steeple_runtime::log::LogHandle;
@@ -27,12 +28,13 @@ use crate::attestation::NodeAttestation;
 use crate::credentials::{AgentSvid, Credentials};
 use crate::data::DataFile;
 use crate::error::AgentError;
-use crate::health::{self, Health};
+use crate::health::{self, Started};
 use crate::manager::rotator::renewal_rule;
 use crate::manager::taint::Sweeps;
 use crate::manager::{Manager, Settings, SyncState};
-use crate::plugins::Plugins;
+use crate::plugins::{Plugins, RunningPlugins};
 use crate::server::{ServerClient, ServerJwtSource};
+use crate::telemetry;
 use crate::trust::TrustSource;
 
 /// Runs the agent until `shutdown` completes.
@@ -68,8 +70,9 @@ impl Agent {
     pub async fn run(self, shutdown: impl Future<Output = ()> + Send) -> Result<(), AgentError> {
         let (trigger, watcher) = drain::channel();
         let tasks = Tasks::new();
+        let plugins = OnceLock::new();
         let outcome = {
-            let serving = self.serve(&tasks, &watcher);
+            let serving = self.serve(&tasks, &watcher, &plugins);
             tokio::pin!(serving, shutdown);
             tokio::select! {
                 outcome = &mut serving => outcome,
@@ -79,21 +82,46 @@ impl Agent {
         };
         drop(watcher);
         trigger.drain(DRAIN_GRACE).await;
+        if let Some(plugins) = plugins.get() {
+            plugins.close().await;
+        }
         outcome
     }
 
-    async fn serve(&self, tasks: &Tasks, watcher: &Watcher) -> Result<(), AgentError> {
+    async fn serve(
+        &self,
+        tasks: &Tasks,
+        watcher: &Watcher,
+        running_plugins: &OnceLock<RunningPlugins>,
+    ) -> Result<(), AgentError> {
         let config = &self.config;
         info!(data_dir = %config.data_dir.display(), version = VERSION, "Starting agent");
+        let program = telemetry::program(config, &self.clock);
+        let _telemetry =
+            steeple_ops::telemetry::start(&config.telemetry, &program, tasks, watcher).await?;
+        if let Some(profiling) = &config.profiling {
+            steeple_ops::profiling::start(profiling, &program, tasks, watcher);
+        }
         let data = Arc::new(DataFile::open(&config.data_dir)?);
         self.watch_signals(tasks, watcher);
-        let plugins = Plugins::load(config)?;
-        let health = Health::new(workload_socket(config).map(Path::to_owned));
-        self.watch_health(&health, tasks, watcher);
-        let (manager, attestors) = self.become_agent(plugins, &data).await?;
+        // Caught from here on: it must not end the process while plugins are loaded.
+        let reconfigure = signal::on_usr1();
+        let (plugins, running) = Plugins::load(config).await?;
+        if let Ok(signals) = reconfigure {
+            tasks.spawn("reconfigurer", running.clone().reconfigure(signals, watcher.clone()));
+        }
+        let _ = running_plugins.set(running);
+        let started = Started::default();
+        self.watch_health(&started, tasks, watcher);
+        let (manager, attestors) = self.become_agent(plugins, &data, &program).await?;
+        if telemetry::needs_bundles(config) {
+            let (cache, book) = (manager.cache.clone(), program.bundles.clone());
+            let following = telemetry::follow_bundles(cache, book, watcher.clone());
+            tasks.spawn("telemetry_bundles", following);
+        }
         self.initialize(&manager).await?;
         self.open_sockets(&manager, attestors, tasks, watcher)?;
-        health.started();
+        started.set();
         let mut running = Running(true);
         let outcome = manager.run(watcher.clone()).await;
         running.0 = false;
@@ -110,41 +138,23 @@ impl Agent {
             }
             Err(error) => warn!(%error, "Log files cannot be reopened by signal"),
         }
-        // Built-in plugins take no new configuration; the signal must not end the process.
-        if let Ok(mut signals) = signal::on_usr1() {
-            let mut drain = watcher.clone();
-            tasks.spawn("reconfigurer", async move {
-                loop {
-                    tokio::select! {
-                        () = signals.recv() => info!(subsystem_name = "reconfigurer", "Reconfigure signal received"),
-                        () = drain.signalled() => return,
-                    }
-                }
-            });
-        }
     }
 
-    fn watch_health(&self, health: &Arc<Health>, tasks: &Tasks, watcher: &Watcher) {
-        let (checked, mut drain) = (health.clone(), watcher.clone());
+    fn watch_health(&self, started: &Started, tasks: &Tasks, watcher: &Watcher) {
+        let socket = workload_socket(&self.config).map(Path::to_owned);
+        let health = health::checks(socket, started.clone());
+        let checks = self.config.health_checks.clone();
+        let (started, mut drain, own) = (started.clone(), watcher.clone(), tasks.clone());
         tasks.spawn("health", async move {
             tokio::select! {
-                () = checked.wait_until_started(health::START_TIMEOUT) => checked.watch(drain).await,
-                () = drain.signalled() => {}
-            }
-        });
-        let checks = self.config.health_checks.clone();
-        if !checks.listener_enabled {
-            return;
-        }
-        let (health, mut drain, listening) = (health.clone(), watcher.clone(), tasks.clone());
-        tasks.spawn("health_listener", async move {
-            tokio::select! {
-                () = health.wait_until_started(health::START_TIMEOUT) => {}
+                () = started.wait() => {}
                 () = drain.signalled() => return,
             }
-            if let Err(error) = health::listen(health, checks, listening, drain).await {
-                warn!(subsystem_name = "health", %error, "Error serving health checks");
+            if checks.listener_enabled {
+                let listening = health.clone().listen(checks, drain.clone());
+                own.spawn("health_listener", listening);
             }
+            health.watch(drain).await;
         });
     }
 
@@ -153,6 +163,7 @@ impl Agent {
         &self,
         plugins: Plugins,
         data: &Arc<DataFile>,
+        program: &Program,
     ) -> Result<(Arc<Manager>, Vec<Arc<dyn WorkloadAttestor>>), AgentError> {
         let config = &self.config;
         let attestation = NodeAttestation {
@@ -172,7 +183,7 @@ impl Agent {
                 "Node attestation is not reattestable and the 'memory' key manager is in use; if the agent process is restarted, it will be unable to obtain a new SVID and will need to be manually evicted to be able to re-attest."
             );
         }
-        let manager = self.manager(attestation, svid, bundle, data, rebootstrap)?;
+        let manager = self.manager(attestation, svid, bundle, data, rebootstrap, program)?;
         Ok((Arc::new(manager), plugins.workload_attestors))
     }
 
@@ -219,11 +230,12 @@ impl Agent {
         bundle: Bundle,
         data: &Arc<DataFile>,
         rebootstrap: bool,
+        program: &Program,
     ) -> Result<Manager, AgentError> {
         let config = &self.config;
         let experimental = &config.experimental;
         let rule = renewal_rule(config);
-        let credentials = Arc::new(Credentials::new(svid, rule));
+        let credentials = Arc::new(Credentials::new(svid, rule, program.identity.clone()));
         let roots = Roots::new(bundle.certificates().cloned().collect());
         let server_id = SpiffeId::server(&config.trust_domain);
         let tls = ClientTls::new(server_id, roots.clone(), Some(credentials.slot()));

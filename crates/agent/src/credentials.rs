@@ -40,8 +40,9 @@ struct State {
 }
 
 impl Credentials {
-    pub(crate) fn new(svid: AgentSvid, rule: RenewalRule) -> Self {
-        let slot = IdentitySlot::from(Identity::new(&svid.chain, svid.key.clone()));
+    /// Puts the SVID into `slot`, where its successors will go too.
+    pub(crate) fn new(svid: AgentSvid, rule: RenewalRule, slot: IdentitySlot) -> Self {
+        slot.set(Identity::new(&svid.chain, svid.key.clone()));
         let rotation = AgentRotation::of(&svid.chain[0], rule, fastrand::f64());
         let state = State { svid, rotation, last_sync: SystemTime::UNIX_EPOCH };
         Self { slot, rule, state: Mutex::new(state) }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use steeple_agent_core::node::Refusal;
 use steeple_agent_core::storage::StorageError;
 use steeple_net::channel::{ConnectError, InvalidAddress, connect_error};
+use steeple_ops::telemetry::TelemetryError;
 use steeple_net::status::detail;
 use steeple_net::unix::BindError;
 use steeple_plugin::PluginError;
@@ -70,14 +71,9 @@ pub enum AgentError {
     /// A socket cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
-    /// The address of the health listener cannot be used.
-    #[error("unable to listen for health checks on {address}: {source}")]
-    Health {
-        /// The address.
-        address: String,
-        /// What the system said.
-        source: io::Error,
-    },
+    /// Telemetry cannot be started.
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
     /// A part of the agent broke.
     #[error("task {0} panicked")]
     Panicked(&'static str),

@@ -23,6 +23,7 @@ mod manager;
 mod plugins;
 mod program;
 mod server;
+mod telemetry;
 mod trust;
 
 pub use app::{Agent, run};

@@ -3,14 +3,17 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use steeple_config::{AgentConfig, PluginConfig, PluginData};
-use steeple_hcl::Block;
-use steeple_plugin::{HostContext, KeyManager, Kind, NodeEvidence, PluginError, WorkloadAttestor};
-use steeple_plugins::catalog::{self, Side};
+use steeple_config::AgentConfig;
+use steeple_plugin::{HostContext, KeyManager, NodeEvidence, SvidStore, WorkloadAttestor};
+use steeple_plugin_host::catalog::{self, Loaded, Running};
+use steeple_plugin_host::{HostServices, Side};
+use steeple_plugins::catalog::Made;
 use steeple_plugins::node_attestor::join_token::JoinToken;
-use tracing::{error, info};
+use steeple_runtime::{Watcher, signal};
+use tokio::sync::Mutex;
+use tracing::{debug, info};
 
-use crate::error::{AgentError, as_rpc};
+use crate::error::AgentError;
 
 /// One key manager, one node attestor, at least one workload attestor.
 pub(crate) struct Plugins {
@@ -18,52 +21,48 @@ pub(crate) struct Plugins {
     pub(crate) key_manager_name: String,
     pub(crate) node_evidence: Arc<dyn NodeEvidence>,
     pub(crate) workload_attestors: Vec<Arc<dyn WorkloadAttestor>>,
+    /// Loaded and configured; nothing is stored in them yet.
+    pub(crate) _svid_stores: Vec<Arc<dyn SvidStore>>,
 }
 
 impl Plugins {
-    /// Makes them; the first that cannot be made is the failure.
-    pub(crate) fn load(config: &AgentConfig) -> Result<Self, AgentError> {
+    /// Loads them; the first that cannot be loaded is the failure.
+    pub(crate) async fn load(config: &AgentConfig) -> Result<(Self, RunningPlugins), AgentError> {
         let host = HostContext::new(config.trust_domain.clone())
             .with_proc_root(std::env::var_os("HOST_PROC").map(PathBuf::from));
-        let mut key_managers = Vec::new();
-        let mut node_attestors = Vec::new();
+        let services = HostServices::new();
+        let loaded = catalog::load(Side::Agent, &config.plugins, &host, &services).await;
+        let (loaded, running) = loaded.map_err(|error| AgentError::Plugins(error.to_string()))?;
+        Ok((Self::sort(loaded, config), RunningPlugins(Arc::new(Mutex::new(running)))))
+    }
+
+    fn sort(loaded: Vec<Loaded>, config: &AgentConfig) -> Self {
+        let mut key_manager = None;
+        let mut node_evidence = None;
         let mut workload_attestors = Vec::new();
-        for plugin in &config.plugins {
-            if !plugin.enabled {
-                info!(
-                    subsystem_name = "catalog",
-                    plugin_name = plugin.name,
-                    plugin_type = plugin.kind,
-                    "Not loading plugin; disabled"
-                );
-                continue;
-            }
-            let kind = plugin.kind.parse::<Kind>().map_err(|_| unsupported(plugin))?;
-            let data = settings(plugin)?;
-            match kind {
-                Kind::KeyManager => {
-                    let made =
-                        catalog::key_manager(Side::Agent, &plugin.name, data.as_ref(), &host);
-                    key_managers.push((plugin.name.clone(), loaded(plugin, made)?));
-                }
-                Kind::NodeAttestor => {
-                    let made = catalog::node_evidence(&plugin.name, data.as_ref(), &host);
-                    node_attestors.push(loaded(plugin, made)?);
-                }
-                Kind::WorkloadAttestor => {
-                    let made = catalog::workload_attestor(&plugin.name, data.as_ref(), &host);
-                    workload_attestors.push(loaded(plugin, made)?);
-                }
-                _ => return Err(unsupported(plugin)),
+        let mut svid_stores = Vec::new();
+        for plugin in loaded {
+            match plugin.made {
+                Made::KeyManager(it) => key_manager = Some((plugin.name, it)),
+                Made::NodeEvidence(it) => node_evidence = Some(it),
+                Made::WorkloadAttestor(it) => workload_attestors.push(it),
+                Made::SvidStore(it) => svid_stores.push(it),
+                // The server's kinds are none of the agent's types.
+                _ => {}
             }
         }
-        let (key_manager_name, key_manager) = exactly_one(key_managers, Kind::KeyManager)?;
-        let node_evidence = exactly_one(node_attestors, Kind::NodeAttestor)?;
-        if workload_attestors.is_empty() {
-            return Err(constraint(Kind::WorkloadAttestor, "expected at least 1 but got 0"));
+        let (key_manager_name, key_manager) =
+            key_manager.expect("the catalog loads exactly one key manager");
+        let node_evidence = join_token(config)
+            .or(node_evidence)
+            .expect("the catalog loads exactly one node attestor");
+        Self {
+            key_manager,
+            key_manager_name,
+            node_evidence,
+            workload_attestors,
+            _svid_stores: svid_stores,
         }
-        let node_evidence = join_token(config).unwrap_or(node_evidence);
-        Ok(Self { key_manager, key_manager_name, node_evidence, workload_attestors })
     }
 }
 
@@ -73,79 +72,30 @@ fn join_token(config: &AgentConfig) -> Option<Arc<dyn NodeEvidence>> {
     Some(Arc::new(JoinToken::new(token)))
 }
 
-fn settings(plugin: &PluginConfig) -> Result<Option<Block>, AgentError> {
-    match &plugin.data {
-        PluginData::None => Ok(None),
-        PluginData::Inline(block) => Ok(Some(block.clone())),
-        PluginData::File(path) => {
-            let text = plugin.data.text().map_err(|source| AgentError::File {
-                what: "failed to load plugin data from",
-                path: path.clone(),
-                source,
-            })?;
-            let parsed = steeple_hcl::parse(text.as_bytes()).map_err(|error| {
-                AgentError::Plugins(format!("failed to load plugin data: {error}"))
-            })?;
-            Ok(Some(parsed))
-        }
-    }
-}
+/// The plugins that are programs, and the ones that can be configured anew.
+#[derive(Clone)]
+pub(crate) struct RunningPlugins(Arc<Mutex<Running>>);
 
-fn loaded<T>(plugin: &PluginConfig, made: Result<T, PluginError>) -> Result<T, AgentError> {
-    let (name, kind) = (plugin.name.as_str(), plugin.kind.as_str());
-    match made {
-        Ok(made) => {
-            if !TAKES_NO_SETTINGS.contains(&name) {
-                info!(
-                    subsystem_name = "catalog",
-                    plugin_name = name,
-                    plugin_type = kind,
-                    external = false,
-                    reconfigurable = false,
-                    "Configured plugin"
-                );
+impl RunningPlugins {
+    /// Configures plugins anew whose file has changed, whenever the signal comes.
+    pub(crate) async fn reconfigure(self, mut signals: signal::Received, mut drain: Watcher) {
+        loop {
+            tokio::select! {
+                () = drain.signalled() => return,
+                () = signals.recv() => {}
             }
-            info!(
-                subsystem_name = "catalog",
-                plugin_name = name,
-                plugin_type = kind,
-                external = false,
-                "Plugin loaded"
-            );
-            Ok(made)
-        }
-        Err(error) => {
-            let error = as_rpc(&error);
-            error!(
-                subsystem_name = "catalog",
-                plugin_name = name,
-                plugin_type = kind,
-                external = false,
-                error,
-                "Failed to configure plugin"
-            );
-            Err(AgentError::Plugins(format!("failed to configure plugin {name:?}: {error}")))
+            info!(subsystem_name = "reconfigurer", "Reconfigure signal received");
+            tokio::select! {
+                () = drain.signalled() => return,
+                () = async { self.0.lock().await.reconfigure().await } => {}
+            }
         }
     }
-}
 
-fn exactly_one<T>(mut plugins: Vec<T>, kind: Kind) -> Result<T, AgentError> {
-    match (plugins.pop(), plugins.len()) {
-        (Some(only), 0) => Ok(only),
-        (None, _) => Err(constraint(kind, "expected exactly 1 but got 0")),
-        (Some(_), more) => {
-            Err(constraint(kind, &format!("expected exactly 1 but got {}", more + 1)))
-        }
+    /// Ends the plugins that are programs.
+    pub(crate) async fn close(&self) {
+        debug!(subsystem_name = "catalog", "Closing catalog");
+        self.0.lock().await.close().await;
+        info!(subsystem_name = "catalog", "Catalog closed");
     }
 }
-
-fn constraint(kind: Kind, reason: &str) -> AgentError {
-    AgentError::Plugins(format!("plugin type {:?} constraint not satisfied: {reason}", kind.name()))
-}
-
-fn unsupported(plugin: &PluginConfig) -> AgentError {
-    AgentError::Plugins(format!("unsupported plugin type {:?}", plugin.kind))
-}
-
-/// Of these there is nothing to configure.
-const TAKES_NO_SETTINGS: [&str; 2] = ["join_token", "memory"];
