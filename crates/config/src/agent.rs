@@ -184,6 +184,8 @@ impl FromStr for WorkloadKeyType {
 /// `agent.experimental`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AgentExperimental {
+    /// Whether to take part in no TLS handshake that does not withstand quantum computers.
+    pub require_pq_kem: bool,
     /// How often to synchronise entries; the default applies when unset.
     pub sync_interval: Option<Duration>,
     /// How long to wait for a fresh JWT-SVID before serving a cached one.

@@ -36,11 +36,11 @@ pub use federation::{
     AcmeConfig, BundleEndpointConfig, EndpointProfileConfig, FederatesWithConfig,
     FederatesWithProfile, FederationConfig,
 };
-pub use plugins::{PluginConfig, PluginData};
+pub use plugins::{ExternalPlugin, PluginConfig, PluginData};
 pub use problem::{Notice, NoticeKind, Problem, ProblemKind, Problems, UnknownSection};
 pub use server::{
-    CaSubject, PruneAttestedNodes, RateLimit, ServerConfig, ServerExperimental, ServerFlags,
-    load_server,
+    CaSubject, Cidr, LimitBy, PolicyFiles, PruneAttestedNodes, RateLimit, ServerConfig,
+    ServerExperimental, ServerFlags, load_server,
 };
 pub use telemetry::{
     M3Config, OtlpConfig, OtlpProtocol, ProfilingConfig, PrometheusConfig, PrometheusTlsConfig,

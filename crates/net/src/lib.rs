@@ -13,6 +13,7 @@ pub mod authority;
 pub mod channel;
 mod deadline;
 pub mod https;
+pub mod proxy;
 pub mod serve;
 pub mod status;
 #[cfg(test)]

@@ -136,6 +136,33 @@ impl Roots {
     }
 }
 
+/// Which handshakes to take part in, beside what always holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TlsPolicy {
+    /// Only such whose key exchange withstands quantum computers, which takes TLS 1.3.
+    pub require_pq_kem: bool,
+}
+
+impl TlsPolicy {
+    /// The cryptography that the policy leaves.
+    pub fn provider(self) -> Arc<CryptoProvider> {
+        use aws_lc_rs::kx_group::{SECP256R1MLKEM768, X25519MLKEM768};
+        let base = provider();
+        if !self.require_pq_kem {
+            return base;
+        }
+        let kx_groups = vec![X25519MLKEM768, SECP256R1MLKEM768];
+        Arc::new(CryptoProvider { kx_groups, ..CryptoProvider::clone(&base) })
+    }
+
+    /// The versions that the policy leaves.
+    pub fn versions(self) -> &'static [&'static rustls::SupportedProtocolVersion] {
+        static BOTH: &[&rustls::SupportedProtocolVersion] =
+            &[&rustls::version::TLS13, &rustls::version::TLS12];
+        if self.require_pq_kem { &BOTH[..1] } else { BOTH }
+    }
+}
+
 /// aws-lc, with hybrid key exchange offered before the classic groups.
 pub fn provider() -> Arc<CryptoProvider> {
     use aws_lc_rs::kx_group::{SECP256R1, SECP256R1MLKEM768, SECP384R1, X25519, X25519MLKEM768};

@@ -68,6 +68,17 @@ pub enum Permit {
     Agent(AgentCaller),
     /// The caller is a downstream server.
     Downstream(DownstreamCaller),
+    /// An operator's own policy let the caller in.
+    Policy(PolicyPermit),
+}
+
+/// What an operator's own policy opens: whatever the method does. What it was let in as stays
+/// known, for the log.
+#[derive(Clone, Debug)]
+pub struct PolicyPermit {
+    met: Box<Permit>,
+    operator: Operator,
+    agent: Option<AgentCaller>,
 }
 
 /// A local caller or an admin.
@@ -214,6 +225,28 @@ impl Gatekeeper {
         Err(AccessError::NoRule)
     }
 
+    /// As [`Self::authorize`], with a rule that an operator's own policy gave for this one call. It
+    /// may open a method to callers that the method was not made for, so that the permit proves
+    /// all that can be proven of the caller.
+    ///
+    /// # Errors
+    /// As [`Self::authorize`].
+    pub async fn authorize_by_policy(
+        &self,
+        rule: Rule,
+        caller: &Caller,
+        now: SystemTime,
+    ) -> Result<Permit, AccessError> {
+        let met = self.authorize(rule, caller, now).await?;
+        let operator =
+            Operator { via: met.authorized_via(), local: matches!(caller, Caller::Local) };
+        let agent = match caller {
+            Caller::Remote { svid: Some(svid), .. } => Some(AgentCaller { id: svid.id.clone() }),
+            _ => None,
+        };
+        Ok(Permit::Policy(PolicyPermit { met: Box::new(met), operator, agent }))
+    }
+
     async fn check_agent(&self, svid: &PeerSvid, now: SystemTime) -> Result<(), AccessError> {
         if now > svid.not_after {
             return Err(refusal(svid, AgentFault::Expired, ""));
@@ -327,31 +360,46 @@ impl Permit {
             Self::Operator(_) => "admin",
             Self::Agent(_) => "agent",
             Self::Downstream(_) => "downstream",
+            Self::Policy(policy) => policy.met.authorized_as(),
         }
     }
 
     /// The proof of administering the server, if this is one.
     #[must_use]
     pub fn operator(&self) -> Option<&Operator> {
-        if let Self::Operator(operator) = self { Some(operator) } else { None }
+        match self {
+            Self::Operator(operator) | Self::Policy(PolicyPermit { operator, .. }) => {
+                Some(operator)
+            }
+            _ => None,
+        }
     }
 
     /// The proof of being an agent in good standing, if this is one.
     #[must_use]
     pub fn agent(&self) -> Option<&AgentCaller> {
-        if let Self::Agent(agent) = self { Some(agent) } else { None }
+        match self {
+            Self::Agent(agent) => Some(agent),
+            Self::Policy(policy) => policy.agent.as_ref(),
+            _ => None,
+        }
     }
 
     /// The proof of being a downstream server, if this is one.
     #[must_use]
     pub fn downstream(&self) -> Option<&DownstreamCaller> {
-        if let Self::Downstream(downstream) = self { Some(downstream) } else { None }
+        match self {
+            Self::Downstream(downstream) => Some(downstream),
+            Self::Policy(policy) => policy.met.downstream(),
+            _ => None,
+        }
     }
 
     /// The right to read what both agents and operators may.
     #[must_use]
     pub fn reader(&self) -> Option<Reader> {
-        matches!(self, Self::Operator(_) | Self::Agent(_)).then_some(Reader(()))
+        let may_read = matches!(self, Self::Operator(_) | Self::Agent(_) | Self::Policy(_));
+        may_read.then_some(Reader(()))
     }
 
     /// What proved it, in the words of the log.
@@ -362,6 +410,7 @@ impl Permit {
             Self::Operator(operator) => operator.via,
             Self::Agent(_) => "datastore",
             Self::Downstream(_) => "entries",
+            Self::Policy(policy) => policy.met.authorized_via(),
         }
     }
 }

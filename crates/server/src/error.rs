@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use steeple_ca::RotationError;
 use steeple_net::unix::BindError;
+use steeple_policy::LoadError;
+use steeple_ops::telemetry::TelemetryError;
 use steeple_server_core::ServerSvidError;
 use steeple_server_core::startup::StartupError;
 use steeple_store::StoreError;
@@ -31,8 +33,10 @@ pub enum ServerError {
     Tcp { address: String, source: io::Error },
     #[error(transparent)]
     Unix(#[from] BindError),
-    #[error("unable to serve health checks on {address}: {source}")]
-    Health { address: String, source: io::Error },
+    #[error(transparent)]
+    Telemetry(#[from] TelemetryError),
+    #[error("unable to obtain authpolicy engine: {0}")]
+    Policy(#[source] LoadError),
     #[error("unable to catch signals: {0}")]
     Signals(#[source] io::Error),
     #[error("task {0} panicked")]

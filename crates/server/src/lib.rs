@@ -2,8 +2,8 @@
 //!
 //! [`app`] starts each part after what it needs: data directory, datastore,
 //! key manager, CA, the server's own SVID, the index, and then the listeners.
-//! `plugins` makes what the configuration asks for, `health` is the HTTP
-//! listener, `program` the command line's side.
+//! `plugins` makes what the configuration asks for, `health` says
+//! what is checked, `program` the command line's side.
 //!
 //! Not here: decisions (`steeple-server-core`, `steeple-ca`) and what callers
 //! see (`steeple-server-api`). To protect: nothing is served before there is a
@@ -12,10 +12,12 @@
 
 mod app;
 mod error;
+mod guard;
 mod health;
 mod listeners;
 mod plugins;
 mod program;
+mod telemetry;
 
 pub use app::{Server, run};
 pub use error::ServerError;

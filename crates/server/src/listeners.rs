@@ -4,8 +4,9 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use steeple_net::proxy::Ranges;
 use steeple_net::serve::{Limits, serve};
-use steeple_net::tls::{Identity, IdentitySlot, ServerTls, TlsIncoming, TlsLimits};
+use steeple_net::tls::{Identity, IdentitySlot, ServerTls, TlsIncoming, TlsLimits, TlsPolicy};
 use steeple_net::unix::{self, UntrackedIncoming};
 use steeple_runtime::{Tasks, Watcher};
 use steeple_server_api::GrpcService;
@@ -21,6 +22,16 @@ const DIRECTORY_MODE: u32 = 0o750;
 
 /// How long calls may go on once the process stops (SB-09).
 const GRACE: Duration = Duration::from_secs(10);
+
+/// How connections over TCP begin.
+pub(crate) struct Handshake {
+    /// What the server proves to be.
+    pub(crate) identity: IdentitySlot,
+    /// Which handshakes to take part in.
+    pub(crate) policy: TlsPolicy,
+    /// Proxies to believe about a client's address.
+    pub(crate) proxies: Ranges,
+}
 
 /// Opens the Unix socket. With `tracked` callers, their processes are held on to for the audit
 /// record, and those in a process id namespace that is not ours are refused, as in SPIRE.
@@ -58,14 +69,15 @@ pub(crate) async fn serve_socket<S: GrpcService>(
 /// Serves the remote APIs until drained, with whatever SVID is the newest.
 pub(crate) async fn serve_port<S: GrpcService>(
     listener: TcpListener,
-    identity: IdentitySlot,
+    handshake: Handshake,
     service: S,
     tasks: Tasks,
     drain: Watcher,
 ) {
     let address = listener.local_addr().map_or_else(|_| "?".to_owned(), |it| it.to_string());
-    let incoming =
-        TlsIncoming::new(listener, &ServerTls::new(identity), TlsLimits::default(), tasks);
+    let Handshake { identity, policy, proxies } = handshake;
+    let tls = ServerTls::with_policy(identity, policy);
+    let incoming = TlsIncoming::new(listener, &tls, TlsLimits::default(), tasks).behind(proxies);
     let limits = Limits { drain_grace: GRACE, ..Limits::tcp() };
     let serving = serve(incoming, service, limits, drain.clone());
     tell_of(serving, "tcp", &address, drain).await;

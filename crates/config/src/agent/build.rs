@@ -389,7 +389,6 @@ fn experimental(checker: &mut Checker, raw: &Experimental) -> AgentExperimental 
         checker.note(NoticeKind::Deprecated, line, &key("use_sync_authorized_entries"), text);
     }
     rate_limit(checker, &raw.ratelimit);
-    checker.refuse_pq_only(&key("require_pq_kem"), &raw.require_pq_kem);
     checker.feature_flags(&key("feature_flags"), &raw.feature_flags);
     if any_experimental(raw) {
         let text = "Experimental features have been enabled. Please see doc/upgrading.md for \
@@ -397,6 +396,7 @@ fn experimental(checker: &mut Checker, raw: &Experimental) -> AgentExperimental 
         checker.note(NoticeKind::Warning, None, "agent.experimental", text);
     }
     AgentExperimental {
+        require_pq_kem: on(&raw.require_pq_kem),
         sync_interval: sync_interval.filter(|interval| !interval.is_zero()),
         jwt_svid_cache_hit_timeout,
         use_sync_authorized_entries: raw.use_sync_authorized_entries.value.unwrap_or(true),

@@ -79,15 +79,15 @@ pub(crate) struct Experimental {
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct OpaEngine {
-    local: Located<LocalOpa>,
+    pub(crate) local: Located<LocalOpa>,
 }
 
 /// `server.experimental.auth_opa_policy_engine.local`
 #[derive(Default, Deserialize)]
 #[serde(default)]
 pub(crate) struct LocalOpa {
-    rego_path: Located<String>,
-    policy_data_path: Located<String>,
+    pub(crate) rego_path: Located<String>,
+    pub(crate) policy_data_path: Located<String>,
 }
 
 /// `server.ca_subject`
@@ -105,6 +105,22 @@ pub(crate) struct CaSubject {
 pub(crate) struct RateLimit {
     pub(crate) attestation: Located<bool>,
     pub(crate) signing: Located<bool>,
+    /// Ours.
+    pub(crate) limits: Located<Rates>,
+}
+
+/// `server.ratelimit.limits`
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Rates {
+    pub(crate) attestation: Located<i64>,
+    pub(crate) signing: Located<i64>,
+    pub(crate) publish: Located<i64>,
+    pub(crate) post_status: Located<i64>,
+    pub(crate) admin: Located<i64>,
+    pub(crate) bundle: Located<i64>,
+    pub(crate) sync: Located<i64>,
+    pub(crate) by: Located<String>,
 }
 
 /// `server.federation`

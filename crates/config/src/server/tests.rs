@@ -1,7 +1,9 @@
-use std::{fs, time::Duration};
+use std::{fs, path::PathBuf, time::Duration};
 
 use super::{ServerConfig, ServerFlags, load_server};
-use crate::{KeyType, Notice, NoticeKind, PluginData, ProblemKind, Problems};
+use crate::{
+    KeyType, LimitBy, Notice, NoticeKind, PluginData, ProblemKind, Problems, RateLimit,
+};
 
 const PLUGINS: &str = r#"
 plugins {
@@ -53,7 +55,7 @@ fn fills_in_the_defaults() {
         (&*config.ca_subject.country, &*config.ca_subject.organization),
         (&["US".to_owned()][..], &["SPIFFE".to_owned()][..])
     );
-    assert!(config.rate_limit.attestation && config.rate_limit.signing);
+    assert_eq!((config.rate_limit.attestation, config.rate_limit.signing), (1, 500));
     assert_eq!((config.health_checks.bind_port.as_str(), notices.len()), ("80", 0));
 }
 
@@ -138,11 +140,60 @@ fn unknown_keys_are_refused_where_spire_looks() {
 }
 
 #[test]
-fn what_is_not_available_yet_gets_one_line_each() {
-    let found = notices("proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\"]");
-    let keys: Vec<_> = found.iter().map(|(_, key)| key.as_str()).collect();
-    assert_eq!(keys, ["server.proxy_protocol_trusted_cidrs",]);
-    assert!(found.iter().all(|(kind, _)| *kind == NoticeKind::NotAvailable));
+fn limits_are_spires_unless_they_are_set() {
+    let limits = |text: &str| load(text).unwrap().0.rate_limit;
+    let spires = RateLimit {
+        attestation: 1,
+        signing: 500,
+        publish: 500,
+        post_status: 10,
+        admin: 0,
+        bundle: 0,
+        sync: 0,
+        by: LimitBy::Ip,
+    };
+    assert_eq!(limits(""), spires);
+    let off = RateLimit { attestation: 0, signing: 0, ..spires };
+    assert_eq!(limits("ratelimit { attestation = false signing = false }"), off);
+    let set = limits(
+        "ratelimit { signing = false limits { attestation = 20 signing = 9 admin = 5 by = \"spiffe_id\" } }",
+    );
+    let by = LimitBy::SpiffeId;
+    assert_eq!(set, RateLimit { attestation: 20, signing: 0, admin: 5, by, ..spires });
+    let error = load("ratelimit { limits { admin = -1 by = \"name\" x = 1 } }").unwrap_err();
+    let keys: Vec<_> = error.iter().map(|problem| problem.key.as_str()).collect();
+    assert_eq!(
+        keys,
+        [
+            "server.ratelimit.limits.x",
+            "server.ratelimit.limits.admin",
+            "server.ratelimit.limits.by"
+        ]
+    );
+}
+
+#[test]
+fn trusted_proxies_and_a_policy_are_read() {
+    let (config, _) = load(
+        "proxy_protocol_trusted_cidrs = [\"10.0.0.0/8\", \"2001:db8::/32\"]
+        experimental {
+            require_pq_kem = true
+            auth_opa_policy_engine { local { rego_path = \"p.rego\" policy_data_path = \"d.json\" } }
+        }",
+    )
+    .unwrap();
+    let ranges: Vec<_> = config
+        .proxy_protocol_trusted_cidrs
+        .iter()
+        .map(|range| format!("{}/{}", range.address, range.bits))
+        .collect();
+    assert_eq!(ranges, ["10.0.0.0/8", "2001:db8::/32"]);
+    assert!(config.experimental.require_pq_kem);
+    let policy = config.experimental.policy.unwrap();
+    assert_eq!((policy.rego, policy.data), ("p.rego".into(), Some("d.json".into())));
+    let error = load("experimental { auth_opa_policy_engine { } }").unwrap_err();
+    let texts: Vec<_> = error.iter().map(|problem| problem.text.as_str()).collect();
+    assert_eq!(texts, ["policy engine configuration must define a provider"]);
 }
 
 #[test]
@@ -152,7 +203,6 @@ fn what_cannot_be_left_out_is_refused() {
             DataStore \"sql\" { plugin_data { database_type = \"postgres\" connection_string = \"x\" } }
             KeyManager \"memory\" {}
             UpstreamAuthority \"disk\" {}
-            NodeAttestor \"mine\" { plugin_cmd = \"/bin/mine\" }
             NodeAttestor \"aws_iid\" { enabled = false }
         }";
     let error = load_with(text, &ServerFlags::default(), false).unwrap_err();
@@ -163,8 +213,40 @@ fn what_cannot_be_left_out_is_refused() {
         [
             "datastore-sql: database_type \"postgres\" is not available yet in this version of Steeple",
             "plugin \"disk\" of type \"UpstreamAuthority\" is not available yet in this version of Steeple",
-XXLINE
         ]
+    );
+}
+
+#[test]
+fn a_plugin_with_a_program_is_external_whatever_its_name() {
+    let text = "server { trust_domain = \"a\" data_dir = \"b\" }
+        plugins {
+            DataStore \"sql\" { plugin_data { database_type = \"sqlite3\" connection_string = \"x\" } }
+            KeyManager \"aws_kms\" {
+                plugin_cmd = \"bin/kms\" plugin_args = [\"-a\", \"b\"] plugin_checksum = \"00\"
+            }
+        }";
+    let (config, notices) = load_with(text, &ServerFlags::default(), false).unwrap();
+    assert!(notices.iter().all(|notice| notice.kind != NoticeKind::NoEffect));
+    let external = config.plugins[0].external.as_ref().unwrap();
+    assert_eq!(external.command, PathBuf::from("bin/kms"));
+    assert_eq!(external.args, ["-a", "b"]);
+    assert_eq!(external.checksum, "00");
+}
+
+#[test]
+fn the_join_token_attestor_is_never_external() {
+    let text = "server { trust_domain = \"a\" data_dir = \"b\" }
+        plugins {
+            DataStore \"sql\" { plugin_data { database_type = \"sqlite3\" connection_string = \"x\" } }
+            KeyManager \"memory\" {}
+            NodeAttestor \"join_token\" { plugin_cmd = \"/bin/mine\" }
+        }";
+    let error = load_with(text, &ServerFlags::default(), false).unwrap_err();
+    let texts: Vec<_> = error.iter().map(|problem| problem.text.as_str()).collect();
+    assert_eq!(
+        texts,
+        ["the built-in join_token node attestor cannot be overridden by an external plugin"]
     );
 }
 

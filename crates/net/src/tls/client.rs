@@ -17,7 +17,7 @@ use steeple_pki::Certificate;
 use steeple_pki::verify::{self, VerifyError, X509BundleSource};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
-use super::{ALPN, IdentitySlot, Roots, provider};
+use super::{ALPN, IdentitySlot, Roots, TlsPolicy};
 
 /// Why the server's certificate was not accepted.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -75,6 +75,7 @@ pub fn find_peer_error(error: &(dyn StdError + 'static)) -> Option<Arc<PeerVerif
 #[derive(Clone, Debug)]
 pub struct ClientTls {
     config: Arc<ClientConfig>,
+    check: Arc<Check>,
     identity: Option<IdentitySlot>,
     roots: Option<Roots>,
 }
@@ -86,14 +87,26 @@ impl ClientTls {
     /// A client with an `identity` shows it to a server that asks.
     pub fn new(server: SpiffeId, roots: Roots, identity: Option<IdentitySlot>) -> Self {
         let check = Check::Svid { server, roots: roots.clone() };
-        Self { config: config(check, identity.clone()), identity, roots: Some(roots) }
+        Self::checking(check, identity, Some(roots))
     }
 
     /// Accepts whoever *says* it is `server`: for the first contact with `insecure_bootstrap`.
     /// This tells a wrong address from the right one and stops nobody.
     pub fn insecure(server: SpiffeId, identity: Option<IdentitySlot>) -> Self {
-        let check = Check::Claim { server };
-        Self { config: config(check, identity.clone()), identity, roots: None }
+        Self::checking(Check::Claim { server }, identity, None)
+    }
+
+    fn checking(check: Check, identity: Option<IdentitySlot>, roots: Option<Roots>) -> Self {
+        let check = Arc::new(check);
+        let config = config(Arc::clone(&check), identity.clone(), TlsPolicy::default());
+        Self { config, check, identity, roots }
+    }
+
+    /// Takes part in the handshakes that `policy` leaves, and no others.
+    #[must_use]
+    pub fn with_policy(mut self, policy: TlsPolicy) -> Self {
+        self.config = config(Arc::clone(&self.check), self.identity.clone(), policy);
+        self
     }
 
     pub(crate) fn config(&self) -> Arc<ClientConfig> {
@@ -107,12 +120,17 @@ impl ClientTls {
     }
 }
 
-fn config(check: Check, identity: Option<IdentitySlot>) -> Arc<ClientConfig> {
-    let builder = ClientConfig::builder_with_provider(provider())
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .expect("the provider has cipher suites for both versions")
+fn config(
+    check: Arc<Check>,
+    identity: Option<IdentitySlot>,
+    policy: TlsPolicy,
+) -> Arc<ClientConfig> {
+    let provider = policy.provider();
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_protocol_versions(policy.versions())
+        .expect("the provider has cipher suites for every version")
         .dangerous()
-        .with_custom_certificate_verifier(Arc::new(Verifier { check, provider: provider() }));
+        .with_custom_certificate_verifier(Arc::new(Verifier { check, provider }));
     let mut config = match identity {
         Some(identity) => builder.with_client_cert_resolver(Arc::new(Resolver(identity))),
         None => builder.with_no_client_auth(),
@@ -177,12 +195,13 @@ impl X509BundleSource for Domain<'_> {
 /// The verifier of an insecure client, for a configuration of the test's own.
 #[cfg(test)]
 pub(super) fn insecure_verifier(server: SpiffeId) -> Arc<dyn ServerCertVerifier> {
-    Arc::new(Verifier { check: Check::Claim { server }, provider: provider() })
+    let check = Arc::new(Check::Claim { server });
+    Arc::new(Verifier { check, provider: super::provider() })
 }
 
 #[derive(Debug)]
 struct Verifier {
-    check: Check,
+    check: Arc<Check>,
     provider: Arc<CryptoProvider>,
 }
 

@@ -13,7 +13,7 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, UnixTime};
 
-use super::{ALPN, IdentitySlot, provider};
+use super::{ALPN, IdentitySlot, TlsPolicy};
 
 /// The most certificates a client may send; a chain longer than this verifies nowhere.
 const MAX_CHAIN: usize = 16;
@@ -39,11 +39,16 @@ impl From<Arc<ServerConfig>> for ServerTls {
 impl ServerTls {
     /// A server that proves to be whoever is in `identity` at the time of each handshake.
     pub fn new(identity: IdentitySlot) -> Self {
-        let provider = provider();
+        Self::with_policy(identity, TlsPolicy::default())
+    }
+
+    /// As [`Self::new`], in fewer handshakes.
+    pub fn with_policy(identity: IdentitySlot, policy: TlsPolicy) -> Self {
+        let provider = policy.provider();
         let verifier = Arc::new(ProofOfPossession(Arc::clone(&provider)));
         let mut config = ServerConfig::builder_with_provider(provider)
-            .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-            .expect("the provider has cipher suites for both versions")
+            .with_protocol_versions(policy.versions())
+            .expect("the provider has cipher suites for every version")
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::new(Resolver(identity)));
         config.alpn_protocols = vec![ALPN.to_vec()];

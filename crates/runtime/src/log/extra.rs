@@ -36,11 +36,10 @@ impl Extra {
     }
 
     fn push(&mut self, name: &str, kind: char, value: impl Display) {
-        let mut writer = Clean(&mut self.0);
         // Writing to a string fails only when the value's own printing does.
-        let _ = writer.write_str(name);
-        writer.0.extend([PART, kind]);
-        let _ = write!(writer, "{value}");
+        let _ = Clean { out: &mut self.0, left: MAX }.write_str(name);
+        self.0.extend([PART, kind]);
+        let _ = write!(Clean { out: &mut self.0, left: MAX }, "{value}");
         self.0.push(END);
     }
 }
@@ -52,12 +51,21 @@ impl fmt::Debug for Extra {
     }
 }
 
-struct Clean<'a>(&'a mut String);
+/// Takes what it is given as far as [`MAX`], and without the separators.
+struct Clean<'a> {
+    out: &'a mut String,
+    left: usize,
+}
+
+/// The most bytes of a name, and of a value: callers have a say in them.
+const MAX: usize = 16 * 1024;
 
 impl fmt::Write for Clean<'_> {
     fn write_str(&mut self, text: &str) -> fmt::Result {
         let clean = |c| if c == END || c == PART { char::REPLACEMENT_CHARACTER } else { c };
-        self.0.extend(text.chars().map(clean));
+        let text = &text[..text.floor_char_boundary(self.left)];
+        self.left -= text.len();
+        self.out.extend(text.chars().map(clean));
         Ok(())
     }
 }
