@@ -160,6 +160,7 @@ impl pb::agent_server::Agent for AgentService {
         let call = Call::of(&request)?;
         let version = request.into_inner().agent_version;
         let agent = call.agent()?;
+        call.note(|fields| fields.text("spiffe_id", agent.id()));
         let posted = self.agents.post_status(agent, &version).await;
         let about = About { spiffe_id: Some(agent.id().as_str()), ..About::default() };
         posted.map_err(|error| call.fail_about(&error, about))?;

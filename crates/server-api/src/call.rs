@@ -1,17 +1,18 @@
 //! One call: who makes it, by what right, and how it is logged.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use steeple_proto::spire::api::types;
 use steeple_runtime::Clock;
+use steeple_runtime::log::Extra;
 use steeple_server_core::access::{
     AgentCaller, Caller, DownstreamCaller, Operator, PeerSvid, Permit, Reader,
 };
 use steeple_store::StoreError;
 use tonic::{Code, Request, Status};
 
-use crate::limit::{LimitError, Limits, Toll};
+use crate::limit::{LimitRefusal, Limits, Toll};
 use crate::status::Answer;
 use crate::table::Row;
 
@@ -32,6 +33,8 @@ pub(crate) struct Facts {
     pub(crate) clock: Arc<dyn Clock>,
     /// When the client stops waiting.
     pub(crate) deadline: Option<Instant>,
+    /// What a handler adds to the audit record; none when there is no record.
+    pub(crate) notes: Option<Mutex<Extra>>,
 }
 
 /// What an error is about: more fields for its line in the log, by upstream's names.
@@ -124,6 +127,20 @@ impl Call {
         self.caller_svid().map(|svid| svid.id.as_str())
     }
 
+    /// Adds fields to the audit record, if there is one.
+    pub(crate) fn note(&self, add: impl FnOnce(&mut Extra)) {
+        if let Some(notes) = &self.0.notes {
+            add(&mut notes.lock().unwrap_or_else(PoisonError::into_inner));
+        }
+    }
+
+    /// What was added to the audit record.
+    pub(crate) fn noted(&self) -> Extra {
+        let mut noted = Extra::new();
+        self.note(|notes| noted = notes.clone());
+        noted
+    }
+
     /// Waits until the client's bucket has given tokens for `items`, on methods that cost per
     /// item.
     pub(crate) async fn spend_per_item(&self, items: usize) -> Result<(), Status> {
@@ -138,16 +155,17 @@ impl Call {
         let (Toll::PerCall(bucket, what) | Toll::PerItem(bucket, what)) = self.0.row.toll else {
             return Ok(());
         };
-        let Caller::Remote { address, .. } = &self.0.caller else { return Ok(()) };
+        let Caller::Remote { address, svid } = &self.0.caller else { return Ok(()) };
         let now = Instant::now();
         let patience = self
             .0
             .deadline
             .map_or(Duration::MAX, |deadline| deadline.saturating_duration_since(now));
+        let id = svid.as_ref().map(|svid| &svid.id);
         let wait = self
             .0
             .limits
-            .take(bucket, address.ip(), tokens, patience, now)
+            .take(bucket, address.ip(), id, tokens, patience, now)
             .map_err(|reason| self.fail(&LimitRefusal { what, reason }))?;
         if !wait.is_zero() {
             tokio::time::sleep(wait).await;
@@ -227,21 +245,6 @@ fn reason(source: &(dyn std::error::Error + 'static)) -> String {
 /// As much of a caller's words as the log repeats.
 fn shown(text: &str) -> &str {
     &text[..text.floor_char_boundary(MAX_SHOWN)]
-}
-
-/// A refusal by a limit.
-#[derive(Debug, thiserror::Error)]
-#[error("rejecting request due to {what}")]
-struct LimitRefusal {
-    what: &'static str,
-    #[source]
-    reason: LimitError,
-}
-
-impl Answer for LimitRefusal {
-    fn code(&self) -> Code {
-        Code::ResourceExhausted
-    }
 }
 
 /// A method and the stack disagree about its row: never the caller's fault.

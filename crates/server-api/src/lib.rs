@@ -20,6 +20,7 @@ mod debug;
 mod entry;
 mod federation;
 mod health;
+mod judge;
 mod limit;
 mod logger;
 mod name;
@@ -27,6 +28,7 @@ mod stack;
 mod status;
 mod svid;
 mod table;
+mod tap;
 mod turns;
 
 use std::convert::Infallible;
@@ -34,6 +36,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use http::{Request, Response};
+use steeple_federation::Refresher;
 use steeple_net::serve::Router;
 use steeple_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use steeple_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
@@ -51,15 +54,17 @@ use steeple_server_core::agents::Agents;
 use steeple_server_core::authorities::Authorities;
 use steeple_server_core::bundles::Bundles;
 use steeple_server_core::entries::Entries;
+use steeple_server_core::federation::Federation;
 use steeple_server_core::svids::Svids;
 use steeple_spiffe::TrustDomain;
 use steeple_store::Store;
 use tokio::sync::{Mutex, watch};
 use tonic::body::Body;
+use tonic::codec::CompressionEncoding;
 use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
-pub use limit::LimitSwitches;
+pub use limit::{LimitBy, RateLimits};
 
 use crate::agent::AgentService;
 use crate::audit::Audit;
@@ -69,11 +74,16 @@ use crate::debug::DebugService;
 use crate::entry::EntryService;
 use crate::federation::FederationService;
 use crate::health::HealthService;
+use crate::judge::Judge;
 use crate::limit::Limits;
 use crate::logger::LoggerService;
 use crate::stack::{Gate, Stack};
 use crate::svid::SvidService;
 use crate::turns::Turns;
+
+/// Requests may be compressed so, as they may for SPIRE; answers are not. What a message unpacks
+/// to is bounded by the limit on messages.
+const GZIP: CompressionEncoding = CompressionEncoding::Gzip;
 
 /// What the APIs are adapters of.
 pub struct Parts {
@@ -89,6 +99,10 @@ pub struct Parts {
     pub bundles: Bundles,
     /// The use cases.
     pub authorities: Authorities,
+    /// The use cases.
+    pub federation: Federation,
+    /// Who follows other trust domains' bundles.
+    pub refresher: Refresher,
     /// Who may do what.
     pub gatekeeper: Gatekeeper,
     /// For the counts of Debug.
@@ -99,8 +113,10 @@ pub struct Parts {
     pub svid: watch::Receiver<ServerSvid>,
     /// The time.
     pub clock: Arc<dyn Clock>,
-    /// Which limits apply.
-    pub limits: LimitSwitches,
+    /// An operator's own authorisation policy, in place of the built-in rules.
+    pub policy: Option<steeple_policy::Engine>,
+    /// How much each caller may ask for.
+    pub limits: RateLimits,
     /// Whether a record is written of each call.
     pub audit: bool,
 }
@@ -136,28 +152,53 @@ pub fn apis(parts: Parts) -> Apis<impl GrpcService, impl GrpcService> {
     let now = Instant::now();
     let bundles = parts.bundles.clone();
     let shared = Router::new()
-        .add_service(AgentServer::new(AgentService { agents: Arc::new(parts.agents) }))
-        .add_service(BundleServer::new(BundleService { bundles: bundles.clone() }))
-        .add_service(EntryServer::new(EntryService { entries: Arc::new(parts.entries) }))
-        .add_service(SvidServer::new(SvidService { svids: Arc::new(parts.svids) }))
-        .add_service(TrustDomainServer::new(FederationService))
-        .add_service(LocalAuthorityServer::new(AuthorityService {
-            authorities: Arc::new(parts.authorities),
-        }));
+        .add_service(
+            AgentServer::new(AgentService { agents: Arc::new(parts.agents) })
+                .accept_compressed(GZIP),
+        )
+        .add_service(
+            BundleServer::new(BundleService { bundles: bundles.clone() }).accept_compressed(GZIP),
+        )
+        .add_service(
+            EntryServer::new(EntryService { entries: Arc::new(parts.entries) })
+                .accept_compressed(GZIP),
+        )
+        .add_service(
+            SvidServer::new(SvidService { svids: Arc::new(parts.svids) }).accept_compressed(GZIP),
+        )
+        .add_service(
+            TrustDomainServer::new(FederationService {
+                federation: parts.federation,
+                refresher: parts.refresher,
+            })
+            .accept_compressed(GZIP),
+        )
+        .add_service(
+            LocalAuthorityServer::new(AuthorityService {
+                authorities: Arc::new(parts.authorities),
+            })
+            .accept_compressed(GZIP),
+        );
     let local = shared
         .clone()
-        .add_service(LoggerServer::new(LoggerService { log: parts.log }))
-        .add_service(HealthServer::new(HealthService { bundles: bundles.clone() }))
-        .add_service(DebugServer::new(DebugService {
-            store: parts.store,
-            bundles: bundles.clone(),
-            svid: parts.svid,
-            started: now,
-            recent: Mutex::new(None),
-        }));
+        .add_service(LoggerServer::new(LoggerService { log: parts.log }).accept_compressed(GZIP))
+        .add_service(
+            HealthServer::new(HealthService { bundles: bundles.clone() }).accept_compressed(GZIP),
+        )
+        .add_service(
+            DebugServer::new(DebugService {
+                store: parts.store,
+                bundles: bundles.clone(),
+                svid: parts.svid,
+                started: now,
+                recent: Mutex::new(None),
+            })
+            .accept_compressed(GZIP),
+        );
     let stack = Arc::new(Stack {
         trust_domain: parts.trust_domain,
         gatekeeper: parts.gatekeeper,
+        judge: parts.policy.map(Judge::new),
         bundles,
         limits: Arc::new(Limits::new(parts.limits, now)),
         turns: Turns::default(),

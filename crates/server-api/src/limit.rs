@@ -1,13 +1,22 @@
-//! Token buckets per client address (facts SA-22, SA-23).
+//! Token buckets per caller (facts SA-22, SA-23; ADR 9).
 //!
 //! A caller over the limit waits its turn, as in SPIRE, which smooths out a
 //! start of many agents. What can never be granted, or not in time, is refused
-//! at once: a waiting call costs memory, and a flood must not.
+//! at once, with a hint when to come again: a waiting call costs memory, and a
+//! flood must not.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::hash::{BuildHasher, RandomState};
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use steeple_net::status::{pack, with_details};
+use steeple_spiffe::SpiffeId;
+use tonic::metadata::MetadataValue;
+use tonic::{Code, Status};
+
+use crate::status::Answer;
 
 /// Which bucket a method draws from. Methods that do the same work share one.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -18,6 +27,9 @@ pub(crate) enum Bucket {
     SignWit,
     Publish,
     Status,
+    Admin,
+    Bundle,
+    Sync,
 }
 
 /// What a call costs. The text completes "rejecting request due to …".
@@ -30,13 +42,35 @@ pub(crate) enum Toll {
     PerItem(Bucket, &'static str),
 }
 
-/// Which limits apply (SC-26, SC-27).
+/// How much each caller may ask for, a second; 0 is without limit.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct LimitSwitches {
-    /// On attestation.
-    pub attestation: bool,
-    /// On signing.
-    pub signing: bool,
+pub struct RateLimits {
+    /// Attestations (SC-26).
+    pub attestation: u32,
+    /// Signatures, of each kind of SVID (SC-27).
+    pub signing: u32,
+    /// Keys that downstream servers publish.
+    pub publish: u32,
+    /// Agents' reports of their status.
+    pub post_status: u32,
+    /// Calls that administer the server.
+    pub admin: u32,
+    /// Reads of bundles.
+    pub bundle: u32,
+    /// Reads of the entries that an agent is authorised for.
+    pub sync: u32,
+    /// By what callers are told apart.
+    pub by: LimitBy,
+}
+
+/// By what callers are told apart.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum LimitBy {
+    /// By address, as SPIRE does; an IPv6 address by its /64.
+    #[default]
+    Address,
+    /// By SPIFFE ID; by address those who showed none.
+    SpiffeId,
 }
 
 /// Why a call is refused instead of waiting.
@@ -45,30 +79,78 @@ pub(crate) enum LimitError {
     #[error("rate ({asked}) exceeds burst size ({burst})")]
     Burst { asked: u32, burst: u32 },
     #[error("rate: Wait(n={asked}) would exceed context deadline")]
-    Deadline { asked: u32 },
+    Deadline { asked: u32, wait: Duration },
 }
 
-/// The buckets of every client.
+/// A refusal, as the caller gets it.
+#[derive(Debug, thiserror::Error)]
+#[error("rejecting request due to {what}")]
+pub(crate) struct LimitRefusal {
+    pub(crate) what: &'static str,
+    #[source]
+    pub(crate) reason: LimitError,
+}
+
+impl Answer for LimitRefusal {
+    fn code(&self) -> Code {
+        Code::ResourceExhausted
+    }
+
+    fn status(&self) -> Status {
+        match self.reason {
+            // Asking again is of no use.
+            LimitError::Burst { .. } => Status::new(self.code(), self.text()),
+            LimitError::Deadline { wait, .. } => retry_later(self.text(), wait),
+        }
+    }
+}
+
+/// A refusal that says when to come again: to programs in `google.rpc.RetryInfo`, to gRPC clients
+/// that know no details in a `retry-after` trailer, in seconds.
+pub(crate) fn retry_later(text: impl Into<String>, wait: Duration) -> Status {
+    /// `google.rpc.RetryInfo`
+    #[derive(Clone, PartialEq, prost::Message)]
+    struct RetryInfo {
+        #[prost(message, optional, tag = "1")]
+        retry_delay: Option<prost_types::Duration>,
+    }
+    let retry_delay = prost_types::Duration::try_from(wait).ok();
+    let detail = pack("google.rpc.RetryInfo", &RetryInfo { retry_delay });
+    let mut status = with_details(Code::ResourceExhausted, text, vec![detail]);
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
+    status.metadata_mut().insert("retry-after", MetadataValue::from(seconds));
+    status
+}
+
+/// The buckets of every caller.
 #[derive(Debug)]
 pub(crate) struct Limits {
-    attest: Option<PerAddress>,
-    sign_x509: Option<PerAddress>,
-    sign_jwt: Option<PerAddress>,
-    sign_wit: Option<PerAddress>,
-    publish: Option<PerAddress>,
-    status: Option<PerAddress>,
+    by: LimitBy,
+    attest: Option<PerCaller>,
+    sign_x509: Option<PerCaller>,
+    sign_jwt: Option<PerCaller>,
+    sign_wit: Option<PerCaller>,
+    publish: Option<PerCaller>,
+    status: Option<PerCaller>,
+    admin: Option<PerCaller>,
+    bundle: Option<PerCaller>,
+    sync: Option<PerCaller>,
 }
 
 impl Limits {
-    pub(crate) fn new(switches: LimitSwitches, now: Instant) -> Self {
-        let signing = || switches.signing.then(|| PerAddress::new(500, now));
+    pub(crate) fn new(rates: RateLimits, now: Instant) -> Self {
+        let of = |rate: u32| (rate > 0).then(|| PerCaller::new(rate, now));
         Self {
-            attest: switches.attestation.then(|| PerAddress::new(1, now)),
-            sign_x509: signing(),
-            sign_jwt: signing(),
-            sign_wit: signing(),
-            publish: Some(PerAddress::new(500, now)),
-            status: Some(PerAddress::new(10, now)),
+            by: rates.by,
+            attest: of(rates.attestation),
+            sign_x509: of(rates.signing),
+            sign_jwt: of(rates.signing),
+            sign_wit: of(rates.signing),
+            publish: of(rates.publish),
+            status: of(rates.post_status),
+            admin: of(rates.admin),
+            bundle: of(rates.bundle),
+            sync: of(rates.sync),
         }
     }
 
@@ -77,6 +159,7 @@ impl Limits {
         &self,
         bucket: Bucket,
         address: IpAddr,
+        id: Option<&SpiffeId>,
         tokens: u32,
         patience: Duration,
         now: Instant,
@@ -88,26 +171,44 @@ impl Limits {
             Bucket::SignWit => &self.sign_wit,
             Bucket::Publish => &self.publish,
             Bucket::Status => &self.status,
+            Bucket::Admin => &self.admin,
+            Bucket::Bundle => &self.bundle,
+            Bucket::Sync => &self.sync,
         };
-        match limit {
-            Some(limit) => limit.take(address, tokens, patience.min(LONGEST_WAIT), now),
-            None => Ok(Duration::ZERO),
+        let Some(limit) = limit else { return Ok(Duration::ZERO) };
+        let patience = patience.min(LONGEST_WAIT);
+        match id.filter(|_| self.by == LimitBy::SpiffeId) {
+            Some(id) => limit.take(id.as_str(), tokens, patience, now),
+            None => limit.take(site(address), tokens, patience, now),
         }
     }
 }
 
-/// One kind of limit: a bucket per address, burst = rate per second.
+/// What counts as one address: of IPv6 the /64, all of which one host has.
+fn site(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address => address,
+    }
+}
+
+/// One kind of limit: a bucket per caller, burst = rate per second.
 #[derive(Debug)]
-struct PerAddress {
+struct PerCaller {
     rate: u32,
+    keys: [RandomState; 2],
     buckets: Mutex<Generations>,
 }
+
+/// A caller by 128 bits of a keyed hash, so that all cost the same and none can choose whose
+/// bucket it has.
+type Key = [u64; 2];
 
 /// Buckets that nobody used for two generations are gone.
 #[derive(Debug)]
 struct Generations {
-    current: HashMap<IpAddr, Tokens>,
-    previous: HashMap<IpAddr, Tokens>,
+    current: HashMap<Key, Tokens>,
+    previous: HashMap<Key, Tokens>,
     began: Instant,
 }
 
@@ -118,15 +219,16 @@ struct Tokens {
     at: Instant,
 }
 
-impl PerAddress {
+impl PerCaller {
     fn new(rate: u32, now: Instant) -> Self {
         let buckets = Generations { current: HashMap::new(), previous: HashMap::new(), began: now };
-        Self { rate, buckets: Mutex::new(buckets) }
+        let keys = [RandomState::new(), RandomState::new()];
+        Self { rate, keys, buckets: Mutex::new(buckets) }
     }
 
     fn take(
         &self,
-        address: IpAddr,
+        caller: impl std::hash::Hash,
         tokens: u32,
         patience: Duration,
         now: Instant,
@@ -135,15 +237,16 @@ impl PerAddress {
             return Err(LimitError::Burst { asked: tokens, burst: self.rate });
         }
         let rate = f64::from(self.rate);
+        let key = self.keys.each_ref().map(|key| key.hash_one(&caller));
         let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        let bucket = buckets.bucket(address.to_canonical(), rate, now);
+        let bucket = buckets.bucket(key, rate, now);
         let elapsed = now.saturating_duration_since(bucket.at).as_secs_f64();
         bucket.amount = (bucket.amount + elapsed * rate).min(rate);
         bucket.at = now.max(bucket.at);
         let left = bucket.amount - f64::from(tokens);
         let wait = Duration::from_secs_f64((-left / rate).max(0.0));
         if wait > patience {
-            return Err(LimitError::Deadline { asked: tokens });
+            return Err(LimitError::Deadline { asked: tokens, wait });
         }
         bucket.amount = left;
         Ok(wait)
@@ -151,16 +254,16 @@ impl PerAddress {
 }
 
 impl Generations {
-    fn bucket(&mut self, address: IpAddr, full: f64, now: Instant) -> &mut Tokens {
-        let known = self.current.contains_key(&address);
+    fn bucket(&mut self, caller: Key, full: f64, now: Instant) -> &mut Tokens {
+        let known = self.current.contains_key(&caller);
         let old = now.saturating_duration_since(self.began) >= GENERATION;
-        if !known && (old || self.current.len() >= MOST_ADDRESSES) {
+        if !known && (old || self.current.len() >= MOST_CALLERS) {
             self.previous = std::mem::take(&mut self.current);
             self.began = now;
         }
-        let previous = self.previous.remove(&address);
+        let previous = self.previous.remove(&caller);
         self.current
-            .entry(address)
+            .entry(caller)
             .or_insert_with(|| previous.unwrap_or(Tokens { amount: full, at: now }))
     }
 }
@@ -172,93 +275,8 @@ const LONGEST_WAIT: Duration = Duration::from_secs(120);
 /// No shorter than the longest wait, so that no debt is forgotten.
 const GENERATION: Duration = LONGEST_WAIT;
 
-/// Addresses per generation, however many a flood comes from.
-const MOST_ADDRESSES: usize = 65_536;
+/// Callers per generation, however many a flood comes from.
+const MOST_CALLERS: usize = 65_536;
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const A: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1));
-    const B: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 2));
-    const MINUTE: Duration = Duration::from_secs(60);
-
-    fn limits(now: Instant) -> Limits {
-        Limits::new(LimitSwitches { attestation: true, signing: true }, now)
-    }
-
-    fn wait(limits: &Limits, address: IpAddr, now: Instant) -> Duration {
-        limits.take(Bucket::Attest, address, 1, MINUTE, now).unwrap()
-    }
-
-    #[test]
-    fn the_second_attestation_of_an_address_waits_a_second() {
-        let start = Instant::now();
-        let limits = limits(start);
-        assert_eq!(wait(&limits, A, start), Duration::ZERO);
-        assert_eq!(wait(&limits, A, start), Duration::from_secs(1));
-        assert_eq!(wait(&limits, A, start), Duration::from_secs(2));
-        assert_eq!(wait(&limits, B, start), Duration::ZERO, "another address waited too");
-        assert_eq!(wait(&limits, A, start + Duration::from_secs(3)), Duration::ZERO);
-    }
-
-    #[test]
-    fn what_cannot_be_granted_in_time_is_refused_and_takes_nothing() {
-        let start = Instant::now();
-        let limits = limits(start);
-        wait(&limits, A, start);
-        let impatient = Duration::from_millis(500);
-        let refused = limits.take(Bucket::Attest, A, 1, impatient, start).unwrap_err();
-        assert_eq!(refused.to_string(), "rate: Wait(n=1) would exceed context deadline");
-        assert_eq!(wait(&limits, A, start), Duration::from_secs(1));
-    }
-
-    #[test]
-    fn more_than_the_burst_is_never_granted() {
-        let start = Instant::now();
-        let limits = limits(start);
-        let refused = limits.take(Bucket::SignX509, A, 501, MINUTE, start).unwrap_err();
-        assert_eq!(refused.to_string(), "rate (501) exceeds burst size (500)");
-        assert_eq!(limits.take(Bucket::SignX509, A, 500, MINUTE, start), Ok(Duration::ZERO));
-    }
-
-    #[test]
-    fn a_limit_that_is_switched_off_lets_everything_through() {
-        let start = Instant::now();
-        let limits = Limits::new(LimitSwitches { attestation: false, signing: false }, start);
-        for _ in 0..10 {
-            assert_eq!(wait(&limits, A, start), Duration::ZERO);
-        }
-        assert_eq!(limits.take(Bucket::SignJwt, A, 10_000, MINUTE, start), Ok(Duration::ZERO));
-        assert!(limits.take(Bucket::Status, A, 11, MINUTE, start).is_err(), "has no switch");
-    }
-
-    #[test]
-    fn a_waiting_queue_is_bounded_and_idle_buckets_are_forgotten() {
-        let start = Instant::now();
-        let limit = PerAddress::new(1, start);
-        let granted = (0..200).filter(|_| limit.take(A, 1, LONGEST_WAIT, start).is_ok()).count();
-        assert_eq!(granted, 121);
-        let mut later = start;
-        for address in [B, B] {
-            later += GENERATION;
-            limit.take(address, 1, LONGEST_WAIT, later).unwrap();
-            later += GENERATION;
-            limit.take(IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 1, LONGEST_WAIT, later).unwrap();
-        }
-        let buckets = limit.buckets.lock().unwrap();
-        assert!(!buckets.current.contains_key(&A) && !buckets.previous.contains_key(&A));
-    }
-
-    #[test]
-    fn a_flood_of_addresses_does_not_grow_the_map_without_end() {
-        let start = Instant::now();
-        let limit = PerAddress::new(1, start);
-        for number in 0..200_000u32 {
-            let address = IpAddr::V4(std::net::Ipv4Addr::from(number));
-            limit.take(address, 1, LONGEST_WAIT, start).unwrap();
-        }
-        let buckets = limit.buckets.lock().unwrap();
-        assert!(buckets.current.len() + buckets.previous.len() <= 2 * MOST_ADDRESSES);
-    }
-}
+mod tests;

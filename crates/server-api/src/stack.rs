@@ -1,16 +1,20 @@
 //! What every call passes before its handler, in this order: request id,
-//! authentication, authorisation, limits; and after it: the audit record.
+//! authentication, authorisation by the table or by a policy, limits; and after
+//! it: the audit record.
 
 use std::convert::Infallible;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, request};
 use steeple_net::tls::TlsPeer;
 use steeple_runtime::Clock;
-use steeple_server_core::access::{AccessError, AgentFault, Caller, Gatekeeper, PeerSvid, Permit};
+use steeple_server_core::access::{
+    AccessError, AgentFault, Caller, Gatekeeper, PeerSvid, Permit, Rule,
+};
 use steeple_server_core::bundles::Bundles;
 use steeple_server_core::peers::{self, PeerError};
 use steeple_spiffe::TrustDomain;
@@ -18,17 +22,20 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
 
-use crate::audit::Audit;
+use crate::audit::{Audit, Open, Subject};
 use crate::call::{Call, Facts};
+use crate::judge::{Case, Judge};
 use crate::limit::{Limits, Toll};
 use crate::status::{Answer, denied};
 use crate::table::{self, Row};
+use crate::tap;
 use crate::turns::{self, Turn, Turns};
 
 /// What the stack decides with; shared by both listeners.
 pub(crate) struct Stack {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) gatekeeper: Gatekeeper,
+    pub(crate) judge: Option<Judge>,
     pub(crate) bundles: Bundles,
     pub(crate) limits: Arc<Limits>,
     pub(crate) turns: Turns,
@@ -77,33 +84,49 @@ where
         let local = self.local;
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            let subject = stack.audit.subject(&head);
-            match stack.admit(row, local, &head).await {
-                Ok((call, turn)) => {
-                    head.extensions.insert(call.clone());
+            match stack.before(row, local, &head, body).await {
+                Ok(Passed { call, turn, open, body }) => {
+                    head.extensions.insert(call);
                     let response = inner.call(Request::from_parts(head, body)).await?;
-                    let response = turns::keep(turn, words_of_grpc(response));
-                    Ok(stack.audit.follow(call, subject, response))
+                    let response = words_of_grpc(response);
+                    let response = match open {
+                        Some(open) => open.follow(response).await,
+                        None => response,
+                    };
+                    Ok(turns::keep(turn, response))
                 }
-                Err(status) => {
-                    stack.audit.refused(row, &subject, &status);
-                    Ok(status.into_http())
-                }
+                Err(status) => Ok(status.into_http()),
             }
         })
     }
 }
 
+/// A call that may go to its handler.
+struct Passed {
+    call: Call,
+    turn: Option<Turn>,
+    /// Its audit record.
+    open: Option<Open>,
+    body: Body,
+}
+
 impl Stack {
-    async fn admit(
+    async fn before(
         &self,
         row: &'static Row,
         local: bool,
         head: &request::Parts,
-    ) -> Result<(Call, Option<Turn>), Status> {
+        mut body: Body,
+    ) -> Result<Passed, Status> {
+        let subject = self.audit.subject(head);
         let request_id = uuid::Uuid::new_v4().to_string();
         let caller = if local { Caller::Local } else { self.authenticate(row, head).await? };
-        let permit = self.authorize(row, &caller, &request_id).await?;
+        let mut message = None;
+        if self.judge.is_some() && !row.is_stream() {
+            let taken = tap::take(&head.headers, body).await?;
+            (message, body) = (taken.message, taken.body);
+        }
+        let permit = self.authorize(row, &caller, &request_id, &subject, message.clone()).await?;
         let call = Call::new(Facts {
             row,
             request_id,
@@ -112,15 +135,37 @@ impl Stack {
             limits: Arc::clone(&self.limits),
             clock: Arc::clone(&self.clock),
             deadline: timeout(&head.headers).map(|timeout| Instant::now() + timeout),
+            notes: self.audit.is_enabled().then(Mutex::default),
         });
-        if let Toll::PerCall(..) = row.toll {
+        let turn = match self.admit(&call).await {
+            Ok(turn) => turn,
+            Err(status) => {
+                if self.audit.is_enabled() {
+                    Open::new(call, subject, &self.trust_domain, message).failed(&status);
+                }
+                return Err(status);
+            }
+        };
+        if !self.audit.is_enabled() {
+            return Ok(Passed { call, turn, open: None, body });
+        }
+        if self.judge.is_none() && !row.is_stream() {
+            let taken = tap::take(&head.headers, body).await?;
+            (message, body) = (taken.message, taken.body);
+        }
+        let open = Open::new(call.clone(), subject, &self.trust_domain, message);
+        Ok(Passed { call, turn, open: Some(open), body })
+    }
+
+    /// The limits.
+    async fn admit(&self, call: &Call) -> Result<Option<Turn>, Status> {
+        if let Toll::PerCall(..) = call.facts().row.toll {
             call.spend(1).await?;
         }
-        let turn = match call.caller_svid() {
-            None => None,
-            Some(svid) => Some(self.turns.take(&svid.id).await.map_err(|error| call.fail(&error))?),
-        };
-        Ok((call, turn))
+        match call.caller_svid() {
+            None => Ok(None),
+            Some(svid) => self.turns.take(&svid.id).await.map(Some).map_err(|e| call.fail(&e)),
+        }
     }
 
     async fn authenticate(&self, row: &Row, head: &request::Parts) -> Result<Caller, Status> {
@@ -157,20 +202,25 @@ impl Stack {
 
     async fn authorize(
         &self,
-        row: &Row,
+        row: &'static Row,
         caller: &Caller,
         request_id: &str,
+        subject: &Subject,
+        message: Option<Bytes>,
     ) -> Result<Permit, Status> {
-        let refusal = match self.gatekeeper.authorize(row.rule, caller, self.clock.now()).await {
+        let now = self.clock.now();
+        let permit = match &self.judge {
+            None => self.gatekeeper.authorize(row.rule, caller, now).await,
+            Some(judge) => {
+                let rule = self.judged(judge, row, caller, request_id, subject, message).await?;
+                self.gatekeeper.authorize_by_policy(rule, caller, now).await
+            }
+        };
+        let refusal = match permit {
             Ok(permit) => return Ok(permit),
             Err(refusal) => refusal,
         };
-        let (caller_addr, caller_id) = match caller {
-            Caller::Local => (None, None),
-            Caller::Remote { address, svid } => {
-                (Some(address.to_string()), svid.as_ref().map(|svid| svid.id.as_str()))
-            }
-        };
+        let (caller_addr, caller_id) = named(caller);
         let status = match &refusal {
             AccessError::Lookup(_) | AccessError::Activate(_) => refusal.status(),
             AccessError::NoRule => Status::permission_denied(no_rule(row)),
@@ -197,6 +247,50 @@ impl Stack {
         let error = format!("rpc error: code = {code} desc = {}", status.message());
         log(Some(&error), "Failed to authenticate caller");
         Err(status)
+    }
+
+    /// The rule that an operator's own policy has for this call.
+    async fn judged(
+        &self,
+        judge: &Judge,
+        row: &'static Row,
+        caller: &Caller,
+        request_id: &str,
+        subject: &Subject,
+        message: Option<Bytes>,
+    ) -> Result<Rule, Status> {
+        let (caller_addr, caller_id) = named(caller);
+        // SPIRE looks at the program of those that have no other name.
+        let path = subject.path.clone().filter(|_| caller_id.is_none());
+        let case = Case {
+            row,
+            caller: caller_id.unwrap_or_default().to_owned(),
+            caller_file_path: path.unwrap_or_default(),
+            message,
+        };
+        judge.rule(case).await.map_err(|error| {
+            tracing::error!(
+                subsystem_name = "api",
+                method = row.method(),
+                service = row.service(),
+                request_id,
+                caller_addr,
+                caller_id,
+                %error,
+                "Authorization failure from OPA auth"
+            );
+            error.status()
+        })
+    }
+}
+
+/// Of a remote caller: its address, and its SPIFFE ID if it showed one.
+fn named(caller: &Caller) -> (Option<String>, Option<&str>) {
+    match caller {
+        Caller::Local => (None, None),
+        Caller::Remote { address, svid } => {
+            (Some(address.to_string()), svid.as_ref().map(|svid| svid.id.as_str()))
+        }
     }
 }
 

@@ -29,6 +29,12 @@ pub(crate) fn row(path: &str, local: bool) -> Option<&'static Row> {
 }
 
 impl Row {
+    /// Whether requests or answers are a stream of messages.
+    pub(crate) fn is_stream(&self) -> bool {
+        let streams = ["Agent/AttestAgent", "Entry/SyncAuthorizedEntries", "Health/Watch"];
+        streams.iter().any(|stream| self.path.ends_with(stream))
+    }
+
     /// `Method`.
     pub(crate) fn method(&self) -> &'static str {
         self.path.rsplit_once('/').expect("paths of the table have two slashes").1
@@ -50,10 +56,6 @@ const AGENT: Rule = Rule { agent: true, ..NOBODY };
 const OPERATOR_OR_AGENT: Rule = Rule { agent: true, ..OPERATOR };
 const DOWNSTREAM: Rule = Rule { downstream: true, ..NOBODY };
 
-const fn free(path: &'static str, rule: Rule) -> Row {
-    Row { path, rule, toll: Toll::Free, local_only: false }
-}
-
 const fn limited(path: &'static str, rule: Rule, toll: Toll) -> Row {
     Row { path, rule, toll, local_only: false }
 }
@@ -73,73 +75,77 @@ const SIGN_JWT: Toll = Toll::PerCall(Bucket::SignJwt, "JWT signing request rate 
 const SIGN_WIT: Toll = Toll::PerItem(Bucket::SignWit, "certificate signing rate limiting");
 const PUBLISH: Toll = Toll::PerCall(Bucket::Publish, "key publishing rate limiting");
 const STATUS: Toll = Toll::PerCall(Bucket::Status, "post status rate limiting");
+// SPIRE has no limits on these, nor have we unless some are set.
+const ADMIN: Toll = Toll::PerCall(Bucket::Admin, "admin rate limiting");
+const READ_BUNDLE: Toll = Toll::PerCall(Bucket::Bundle, "bundle rate limiting");
+const SYNC: Toll = Toll::PerCall(Bucket::Sync, "entry sync rate limiting");
 
 /// Every method of the server's APIs, in the order of services and descriptors.
 #[rustfmt::skip]
 pub(crate) static TABLE: &[Row] = &[
-    free("/spire.api.server.agent.v1.Agent/CountAgents", OPERATOR),
-    free("/spire.api.server.agent.v1.Agent/ListAgents", OPERATOR),
-    free("/spire.api.server.agent.v1.Agent/GetAgent", OPERATOR),
-    free("/spire.api.server.agent.v1.Agent/DeleteAgent", OPERATOR),
-    free("/spire.api.server.agent.v1.Agent/BanAgent", OPERATOR),
+    limited("/spire.api.server.agent.v1.Agent/CountAgents", OPERATOR, ADMIN),
+    limited("/spire.api.server.agent.v1.Agent/ListAgents", OPERATOR, ADMIN),
+    limited("/spire.api.server.agent.v1.Agent/GetAgent", OPERATOR, ADMIN),
+    limited("/spire.api.server.agent.v1.Agent/DeleteAgent", OPERATOR, ADMIN),
+    limited("/spire.api.server.agent.v1.Agent/BanAgent", OPERATOR, ADMIN),
     limited("/spire.api.server.agent.v1.Agent/AttestAgent", ANY, ATTEST),
     limited("/spire.api.server.agent.v1.Agent/RenewAgent", AGENT, RENEW),
     limited("/spire.api.server.agent.v1.Agent/PostStatus", AGENT, STATUS),
-    free("/spire.api.server.agent.v1.Agent/CreateJoinToken", OPERATOR),
+    limited("/spire.api.server.agent.v1.Agent/CreateJoinToken", OPERATOR, ADMIN),
 
-    free("/spire.api.server.bundle.v1.Bundle/CountBundles", OPERATOR),
-    free("/spire.api.server.bundle.v1.Bundle/GetBundle", ANY),
-    free("/spire.api.server.bundle.v1.Bundle/AppendBundle", OPERATOR),
+    limited("/spire.api.server.bundle.v1.Bundle/CountBundles", OPERATOR, ADMIN),
+    limited("/spire.api.server.bundle.v1.Bundle/GetBundle", ANY, READ_BUNDLE),
+    limited("/spire.api.server.bundle.v1.Bundle/AppendBundle", OPERATOR, ADMIN),
     limited("/spire.api.server.bundle.v1.Bundle/PublishJWTAuthority", DOWNSTREAM, PUBLISH),
     limited("/spire.api.server.bundle.v1.Bundle/PublishWITAuthority", DOWNSTREAM, PUBLISH),
-    free("/spire.api.server.bundle.v1.Bundle/ListFederatedBundles", OPERATOR),
-    free("/spire.api.server.bundle.v1.Bundle/GetFederatedBundle", OPERATOR_OR_AGENT),
-    free("/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle", OPERATOR),
-    free("/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle", OPERATOR),
-    free("/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle", OPERATOR),
-    free("/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle", OPERATOR),
+    limited("/spire.api.server.bundle.v1.Bundle/ListFederatedBundles", OPERATOR, ADMIN),
+    limited("/spire.api.server.bundle.v1.Bundle/GetFederatedBundle", OPERATOR_OR_AGENT, READ_BUNDLE),
+    limited("/spire.api.server.bundle.v1.Bundle/BatchCreateFederatedBundle", OPERATOR, ADMIN),
+    limited("/spire.api.server.bundle.v1.Bundle/BatchUpdateFederatedBundle", OPERATOR, ADMIN),
+    limited("/spire.api.server.bundle.v1.Bundle/BatchSetFederatedBundle", OPERATOR, ADMIN),
+    limited("/spire.api.server.bundle.v1.Bundle/BatchDeleteFederatedBundle", OPERATOR, ADMIN),
 
-    free("/spire.api.server.entry.v1.Entry/CountEntries", OPERATOR),
-    free("/spire.api.server.entry.v1.Entry/ListEntries", OPERATOR),
-    free("/spire.api.server.entry.v1.Entry/GetEntry", OPERATOR),
-    free("/spire.api.server.entry.v1.Entry/BatchCreateEntry", OPERATOR),
-    free("/spire.api.server.entry.v1.Entry/BatchUpdateEntry", OPERATOR),
-    free("/spire.api.server.entry.v1.Entry/BatchDeleteEntry", OPERATOR),
-    free("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", AGENT),
-    free("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", AGENT),
+    limited("/spire.api.server.entry.v1.Entry/CountEntries", OPERATOR, ADMIN),
+    limited("/spire.api.server.entry.v1.Entry/ListEntries", OPERATOR, ADMIN),
+    limited("/spire.api.server.entry.v1.Entry/GetEntry", OPERATOR, ADMIN),
+    limited("/spire.api.server.entry.v1.Entry/BatchCreateEntry", OPERATOR, ADMIN),
+    limited("/spire.api.server.entry.v1.Entry/BatchUpdateEntry", OPERATOR, ADMIN),
+    limited("/spire.api.server.entry.v1.Entry/BatchDeleteEntry", OPERATOR, ADMIN),
+    limited("/spire.api.server.entry.v1.Entry/GetAuthorizedEntries", AGENT, SYNC),
+    limited("/spire.api.server.entry.v1.Entry/SyncAuthorizedEntries", AGENT, SYNC),
 
-    free("/spire.api.server.svid.v1.SVID/MintX509SVID", OPERATOR),
-    free("/spire.api.server.svid.v1.SVID/MintJWTSVID", OPERATOR),
-    free("/spire.api.server.svid.v1.SVID/MintWITSVID", OPERATOR),
+    limited("/spire.api.server.svid.v1.SVID/MintX509SVID", OPERATOR, ADMIN),
+    limited("/spire.api.server.svid.v1.SVID/MintJWTSVID", OPERATOR, ADMIN),
+    limited("/spire.api.server.svid.v1.SVID/MintWITSVID", OPERATOR, ADMIN),
     limited("/spire.api.server.svid.v1.SVID/BatchNewX509SVID", AGENT, SIGN_BATCH),
     limited("/spire.api.server.svid.v1.SVID/NewJWTSVID", AGENT, SIGN_JWT),
     limited("/spire.api.server.svid.v1.SVID/BatchNewWITSVID", AGENT, SIGN_WIT),
     limited("/spire.api.server.svid.v1.SVID/NewDownstreamX509CA", DOWNSTREAM, SIGN_CA),
 
-    free("/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships", OPERATOR),
-    free("/spire.api.server.trustdomain.v1.TrustDomain/GetFederationRelationship", OPERATOR),
-    free("/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship", OPERATOR),
-    free("/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship", OPERATOR),
-    free("/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship", OPERATOR),
-    free("/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle", OPERATOR),
+    limited("/spire.api.server.trustdomain.v1.TrustDomain/ListFederationRelationships", OPERATOR, ADMIN),
+    limited("/spire.api.server.trustdomain.v1.TrustDomain/GetFederationRelationship", OPERATOR, ADMIN),
+    limited("/spire.api.server.trustdomain.v1.TrustDomain/BatchCreateFederationRelationship", OPERATOR, ADMIN),
+    limited("/spire.api.server.trustdomain.v1.TrustDomain/BatchUpdateFederationRelationship", OPERATOR, ADMIN),
+    limited("/spire.api.server.trustdomain.v1.TrustDomain/BatchDeleteFederationRelationship", OPERATOR, ADMIN),
+    limited("/spire.api.server.trustdomain.v1.TrustDomain/RefreshBundle", OPERATOR, ADMIN),
 
-    free("/spire.api.server.localauthority.v1.LocalAuthority/GetJWTAuthorityState", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/PrepareJWTAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/ActivateJWTAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/TaintJWTAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/RevokeJWTAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/GetX509AuthorityState", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/PrepareX509Authority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/ActivateX509Authority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/TaintX509Authority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/PrepareWITAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/TaintWITAuthority", OPERATOR),
-    free("/spire.api.server.localauthority.v1.LocalAuthority/RevokeWITAuthority", OPERATOR),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/GetJWTAuthorityState", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/PrepareJWTAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/ActivateJWTAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/TaintJWTAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/RevokeJWTAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/GetX509AuthorityState", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/PrepareX509Authority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/ActivateX509Authority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/TaintX509Authority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/TaintX509UpstreamAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509Authority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/RevokeX509UpstreamAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/GetWITAuthorityState", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/PrepareWITAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/ActivateWITAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/TaintWITAuthority", OPERATOR, ADMIN),
+    limited("/spire.api.server.localauthority.v1.LocalAuthority/RevokeWITAuthority", OPERATOR, ADMIN),
 
     on_socket("/spire.api.server.logger.v1.Logger/GetLogger", LOCAL),
     on_socket("/spire.api.server.logger.v1.Logger/SetLogLevel", LOCAL),

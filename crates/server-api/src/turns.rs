@@ -10,6 +10,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::Response;
@@ -20,6 +21,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
 use tonic::{Code, Status};
 
+use crate::limit::retry_later;
 use crate::status::Answer;
 
 /// Calls under way for one caller. An agent has a sync stream, a batch and some tokens open.
@@ -63,6 +65,10 @@ pub(crate) struct TooMany;
 impl Answer for TooMany {
     fn code(&self) -> Code {
         Code::ResourceExhausted
+    }
+
+    fn status(&self) -> Status {
+        retry_later(self.text(), Duration::from_secs(1))
     }
 }
 

@@ -75,6 +75,7 @@ async fn attest(
     })?;
     let evidence = evidence(first).map_err(|rule| call.fail(&AgentError::Evidence(rule)))?;
     let kind = evidence.kind.clone();
+    call.note(|fields| fields.text("node_attestor_type", &kind));
     let mut dialogue = Dialogue { requests, answer };
     let attested = agents.attest(evidence, &mut dialogue, call.now()).await;
     let svid = attested.map_err(|error| {
@@ -82,9 +83,11 @@ async fn attest(
             AgentError::Banned(id) => Some(id.as_str()),
             _ => None,
         };
+        call.note(|fields| agent_id.iter().for_each(|id| fields.text("agent_id", id)));
         let about = About { agent_id, node_attestor_type: Some(&kind), ..About::default() };
         call.fail_about(&error, about)
     })?;
+    call.note(|fields| fields.text("agent_id", &svid.id));
     log_call!(
         info,
         call,
