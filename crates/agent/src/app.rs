@@ -15,7 +15,7 @@ use steeple_agent_core::jwt::{DEFAULT_CACHE_HIT_TIMEOUT, JwtSvids};
 use steeple_agent_core::node::{BOOTSTRAP_INTERVAL, BOOTSTRAP_PATIENCE, Refusal};
 use steeple_agent_core::sync::BatchSize;
 use steeple_config::{AgentConfig, Notice, NoticeKind, WorkloadKeyType};
-use steeple_net::tls::{ClientTls, Roots};
+use steeple_net::tls::{ClientTls, Roots, TlsPolicy};
 use steeple_ops::Program;
 use steeple_pki::{Bundle, KeyType};
 use steeple_plugin::WorkloadAttestor;
@@ -170,6 +170,7 @@ impl Agent {
             trust_domain: config.trust_domain.clone(),
             server_host: config.server_address.clone(),
             server_port: config.server_port,
+            tls: tls_policy(config),
             key_manager: plugins.key_manager,
             evidence: plugins.node_evidence,
             clock: self.clock.clone(),
@@ -238,7 +239,8 @@ impl Agent {
         let credentials = Arc::new(Credentials::new(svid, rule, program.identity.clone()));
         let roots = Roots::new(bundle.certificates().cloned().collect());
         let server_id = SpiffeId::server(&config.trust_domain);
-        let tls = ClientTls::new(server_id, roots.clone(), Some(credentials.slot()));
+        let tls = ClientTls::new(server_id, roots.clone(), Some(credentials.slot()))
+            .with_policy(tls_policy(config));
         let server = Arc::new(ServerClient::new(&config.server_address, config.server_port, tls)?);
         let hit_timeout =
             experimental.jwt_svid_cache_hit_timeout.unwrap_or(DEFAULT_CACHE_HIT_TIMEOUT);
@@ -416,6 +418,10 @@ fn tell(notices: &[Notice]) {
             NoticeKind::NotAvailable | NoticeKind::NoEffect => warn!("{notice}"),
         }
     }
+}
+
+fn tls_policy(config: &AgentConfig) -> TlsPolicy {
+    TlsPolicy { require_pq_kem: config.experimental.require_pq_kem }
 }
 
 /// Says in the log how the agent ended; gives the exit code.

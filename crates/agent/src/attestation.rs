@@ -6,7 +6,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use steeple_agent_core::node::{KeySlot, Start, at_start};
 use steeple_net::channel::{self, Channel};
-use steeple_net::tls::{ClientTls, Roots};
+use steeple_net::tls::{ClientTls, Roots, TlsPolicy};
 use steeple_pki::x509::DistinguishedName;
 use steeple_pki::{Bundle, Certificate, KeyType, Signer};
 use steeple_plugin::{KeyManager, NodeEvidence};
@@ -35,6 +35,8 @@ pub(crate) struct NodeAttestation {
     pub(crate) trust_domain: TrustDomain,
     pub(crate) server_host: String,
     pub(crate) server_port: u16,
+    /// Which TLS handshakes to take part in.
+    pub(crate) tls: TlsPolicy,
     pub(crate) key_manager: Arc<dyn KeyManager>,
     pub(crate) evidence: Arc<dyn NodeEvidence>,
     pub(crate) clock: Arc<dyn Clock>,
@@ -139,6 +141,7 @@ impl NodeAttestation {
                 ClientTls::insecure(server, None)
             }
         };
+        let tls = tls.with_policy(self.tls);
         let channel = channel::tls(&self.server_host, self.server_port, tls)?;
         let exchange = self.exchange(channel.clone(), csr);
         let result = match tokio::time::timeout(ATTEST_TIMEOUT, exchange).await {
