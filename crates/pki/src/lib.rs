@@ -13,6 +13,7 @@ pub mod bundle;
 pub mod csr;
 mod der;
 pub mod digest;
+pub mod external;
 mod json;
 pub mod jws;
 pub mod jwt;

@@ -11,6 +11,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod checked_keys;
 #[cfg(feature = "contract")]
 pub mod contract;
 mod credential_composer;
@@ -23,6 +24,7 @@ mod svid_store;
 mod upstream_authority;
 mod workload_attestor;
 
+pub use checked_keys::CheckedKeys;
 pub use credential_composer::{
     CredentialComposer, ExtraExtension, Name, X509CaAttributes, X509SvidAttributes,
 };

@@ -9,7 +9,7 @@ use steeple_plugin::{
 };
 
 use crate::credential_composer::uniqueid;
-use crate::key_manager::{disk, memory};
+use crate::key_manager::{disk, memory, pkcs11};
 use crate::node_attestor::join_token;
 use crate::upstream_authority::{disk as upstream_disk, spire};
 use crate::workload_attestor::unix;
@@ -73,6 +73,13 @@ pub static BUILTINS: &[Builtin] = &[
     },
     Builtin {
         side: Side::Agent,
+        kind: Kind::KeyManager,
+        name: pkcs11::NAME,
+        check: |data| pkcs11::check(data).map(no_notes),
+        make: |data, host| pkcs11::from_config(data, host).map(Made::KeyManager),
+    },
+    Builtin {
+        side: Side::Agent,
         kind: Kind::NodeAttestor,
         name: join_token::NAME,
         check: |data| join_token::check_agent(data).map(no_notes),
@@ -105,6 +112,13 @@ pub static BUILTINS: &[Builtin] = &[
         name: memory::NAME,
         check: |data| memory::check(data).map(no_notes),
         make: |data, host| memory::from_config(data, host).map(Made::KeyManager),
+    },
+    Builtin {
+        side: Side::Server,
+        kind: Kind::KeyManager,
+        name: pkcs11::NAME,
+        check: |data| pkcs11::check(data).map(no_notes),
+        make: |data, host| pkcs11::from_config(data, host).map(Made::KeyManager),
     },
     Builtin {
         side: Side::Server,
