@@ -1,3 +1,5 @@
+mod proxied;
+
 use std::error::Error as StdError;
 use std::net::SocketAddr;
 use std::time::{Duration, Instant, SystemTime};
@@ -110,15 +112,18 @@ struct Server {
 
 async fn start(identity: Option<Identity>, limits: TlsLimits) -> Server {
     let slot = identity.map_or_else(IdentitySlot::new, IdentitySlot::from);
+    Server { identity: slot.clone(), ..start_with(ServerTls::new(slot), limits).await }
+}
+
+async fn start_with(tls: ServerTls, limits: TlsLimits) -> Server {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let tasks = Tasks::new();
-    let tls = ServerTls::new(slot.clone());
     let incoming = TlsIncoming::new(listener, &tls, limits, tasks.clone());
     let address = incoming.local_addr().unwrap();
     let router = Router::new().add_service(InitServer::new(WhoAmI));
     let (drain, watcher) = drain::channel();
     tasks.spawn("server", serve(incoming, router, Limits::tcp(), watcher));
-    Server { address, identity: slot, _drain: drain, _tasks: tasks }
+    Server { address, identity: IdentitySlot::new(), _drain: drain, _tasks: tasks }
 }
 
 impl Server {
