@@ -107,7 +107,7 @@ fn setting<T>(text: impl Into<String>) -> Result<T, ConfigError> {
 }
 
 /// The checks come in SPIRE's order, so that of several mistakes the same is reported.
-fn parse(text: &str) -> Result<(Config, Vec<String>), ConfigError> {
+pub(crate) fn parse(text: &str) -> Result<(Config, Vec<String>), ConfigError> {
     let block =
         steeple_hcl::parse(text.as_bytes()).map_err(|it| ConfigError::Decode(it.to_string()))?;
     let decoded = block.decode::<File>().map_err(|it| ConfigError::Decode(it.to_string()))?;

@@ -5,8 +5,8 @@ use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use http::header::{
-    ACCEPT_RANGES, CONTENT_RANGE, CONTENT_TYPE, HeaderName, IF_MATCH, IF_MODIFIED_SINCE,
-    IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, HeaderName, IF_MATCH,
+    IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, LAST_MODIFIED, RANGE,
 };
 use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body_util::Full;
@@ -42,6 +42,11 @@ pub(crate) fn serve(
         }
         Err(reason) => {
             let mut refused = reply::error(StatusCode::RANGE_NOT_SATISFIABLE, reason);
+            for (name, value) in response.headers() {
+                if ![CACHE_CONTROL, CONTENT_TYPE, LAST_MODIFIED].contains(name) {
+                    refused.headers_mut().insert(name.clone(), value.clone());
+                }
+            }
             if reason == NO_OVERLAP {
                 set(&mut refused, CONTENT_RANGE, &format!("bytes */{}", body.len()));
             }

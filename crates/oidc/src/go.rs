@@ -54,6 +54,26 @@ pub(crate) fn escape_path(path: &str) -> String {
     out
 }
 
+/// A path without its percent-encoding; a slash that was encoded stays so, and is no separator.
+/// `None` when it is not encoded well.
+pub(crate) fn decode_path(path: &str) -> Option<String> {
+    let mut out = Vec::with_capacity(path.len());
+    let mut rest = path.bytes();
+    while let Some(byte) = rest.next() {
+        if byte != b'%' {
+            out.push(byte);
+            continue;
+        }
+        let digit = |it: Option<u8>| char::from(it?).to_digit(16);
+        let value = digit(rest.next())? * 16 + digit(rest.next())?;
+        match u8::try_from(value).ok()? {
+            b'/' => out.extend(b"%2F"),
+            byte => out.push(byte),
+        }
+    }
+    Some(String::from_utf8_lossy(&out).into_owned())
+}
+
 /// `path.Clean` of an absolute path.
 pub(crate) fn clean_path(path: &str) -> String {
     let mut parts: Vec<&str> = Vec::new();
@@ -138,6 +158,14 @@ mod tests {
         for (path, clean) in pairs {
             assert_eq!(clean_path(path), clean);
         }
+    }
+
+    #[test]
+    fn an_encoded_slash_separates_nothing() {
+        assert_eq!(decode_path("/%6beys").as_deref(), Some("/keys"));
+        assert_eq!(decode_path("/a%2fb").as_deref(), Some("/a%2Fb"));
+        assert_eq!(decode_path("/%2"), None);
+        assert_eq!(decode_path("/%zz"), None);
     }
 
     #[test]

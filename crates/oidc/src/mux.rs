@@ -80,7 +80,7 @@ mod tests {
         for path in ["//keys", "/a/../keys", "/./keys", "/../../keys"] {
             assert_eq!(of(Method::GET, path), keys, "{path}");
         }
-        assert_eq!(of(Method::POST, "//a/?b=<c>"), Some((307, "/a/?b=<c>".to_owned())));
+        assert_eq!(of(Method::POST, "//a/?b=c"), Some((307, "/a/?b=c".to_owned())));
         assert_eq!(of(Method::GET, "//evil.test/.."), Some((307, "/".to_owned())));
         assert_eq!(of(Method::OPTIONS, "*"), Some((200, String::new())));
         assert_eq!(of(Method::GET, "*"), Some((400, String::new())));

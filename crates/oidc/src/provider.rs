@@ -14,7 +14,7 @@ use steeple_web::{Response, reply, request_host};
 
 use crate::config::Config;
 use crate::domains::{DomainError, Domains};
-use crate::go::{self, clean_path, escape_path};
+use crate::go::{self, clean_path, decode_path, escape_path};
 use crate::source::Source;
 use crate::{content, mux};
 
@@ -75,7 +75,9 @@ impl Provider {
         if let Some(response) = mux::intercept(request) {
             return response;
         }
-        let path = request.uri().path();
+        let Some(path) = decode_path(request.uri().path()) else {
+            return reply::error(StatusCode::BAD_REQUEST, "400 Bad Request");
+        };
         let is_discovery = path == self.discovery_path;
         if !is_discovery && path != self.keys_path {
             return reply::not_found();

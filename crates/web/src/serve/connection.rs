@@ -157,22 +157,39 @@ where
     response
 }
 
-/// What Go's server does not hand to handlers: HTTP/1.1 without its one Host header (RFC 9112
-/// section 3.2).
+/// What Go's server does not hand to handlers: a target that is no path, and HTTP/1.1 without its
+/// one well-formed Host header (RFC 9112 section 3.2).
 fn refuse(request: &Request) -> Option<Response> {
-    if request.version() != Version::HTTP_11 {
+    if request.version() > Version::HTTP_11 {
         return None;
     }
-    let reason = match request.headers().get_all(HOST).iter().count() {
-        1 => return None,
-        0 => "missing required Host header",
-        _ => "too many Host headers",
+    let uri = request.uri();
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let text = match (hosts.next(), hosts.next()) {
+        (_, Some(_)) => "400 Bad Request",
+        _ if uri.scheme().is_none()
+            && uri.authority().is_some()
+            && *request.method() != Method::CONNECT =>
+        {
+            "400 Bad Request"
+        }
+        (None, _) if request.version() == Version::HTTP_11 => {
+            "400 Bad Request: missing required Host header"
+        }
+        (Some(host), _) if !host.as_bytes().iter().all(|it| is_host_byte(*it)) => {
+            "400 Bad Request: malformed Host header"
+        }
+        _ => return None,
     };
-    let text = format!("400 Bad Request: {reason}");
     let mut response = reply::content("text/plain; charset=utf-8", text);
     *response.status_mut() = StatusCode::BAD_REQUEST;
     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
     Some(response)
+}
+
+/// What may be in a host, with its port (RFC 3986 section 3.2.2).
+fn is_host_byte(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"!$%&()*+,-.:;='[]_~".contains(&byte)
 }
 
 /// What hyper spawns are tasks of the server.
