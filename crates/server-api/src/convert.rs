@@ -11,7 +11,7 @@ use steeple_server_core::ids::RawId;
 use steeple_server_core::time::unix_seconds;
 use steeple_spiffe::{Selector, SpiffeId};
 use steeple_store::model::{AttestedNode, BundleMask, Entry, MatchBehavior, Page};
-use tonic::{Code, Status};
+use tonic::Code;
 
 use crate::status::Answer;
 
@@ -300,11 +300,6 @@ pub(crate) fn bundle_fields(mask: Option<&types::BundleMask>) -> BundleMask {
 
 pub(crate) fn expires_at(time: SystemTime) -> i64 {
     unix_seconds(time)
-}
-
-/// Something that this version does not do, said so that nobody takes it for a fault.
-pub(crate) fn not_available(what: &str) -> Status {
-    Status::unimplemented(format!("{what} is not available yet in this version of Steeple"))
 }
 
 #[cfg(test)]

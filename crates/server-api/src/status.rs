@@ -170,11 +170,11 @@ impl Answer for BundleError {
             | Self::Malformed(_) => Code::InvalidArgument,
             Self::PublishUpward(_) => Code::Internal,
             Self::Delete(error) => of_store(error),
+            Self::List(error) => of_list(error),
             Self::Fetch(error)
             | Self::Append(error)
             | Self::Publish(error)
             | Self::Count(error)
-            | Self::List(error)
             | Self::Create(error)
             | Self::Update(error)
             | Self::Set(error) => of_read(error),
@@ -189,8 +189,8 @@ impl Answer for FederationError {
                 Code::InvalidArgument
             }
             Self::Unknown | Self::NotFound => Code::NotFound,
-            Self::List(error)
-            | Self::Fetch(error)
+            Self::List(error) => of_list(error),
+            Self::Fetch(error)
             | Self::Create(error)
             | Self::Update(error)
             | Self::Delete(error) => of_read(error),
@@ -250,6 +250,14 @@ fn of_store(error: &StoreError) -> Code {
 fn of_read(error: &StoreError) -> Code {
     match error {
         StoreError::Invalid(_) => Code::InvalidArgument,
+        StoreError::Unavailable(_) => Code::Unavailable,
+        _ => Code::Internal,
+    }
+}
+
+/// A store's error where SPIRE calls even a malformed page token its own fault.
+fn of_list(error: &StoreError) -> Code {
+    match error {
         StoreError::Unavailable(_) => Code::Unavailable,
         _ => Code::Internal,
     }

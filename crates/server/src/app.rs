@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use steeple_ca::{CaConfig, CaManager};
 use steeple_config::{CaSubject, Notice, NoticeKind, ServerConfig};
+use steeple_federation::Refresher;
 use steeple_ops::Program;
 use steeple_ops::health::Health;
 use steeple_pki::KeyType;
@@ -20,6 +21,7 @@ use steeple_server_core::agents::{Agents, AgentsConfig};
 use steeple_server_core::authorities::Authorities;
 use steeple_server_core::bundles::Bundles;
 use steeple_server_core::entries::Entries;
+use steeple_server_core::federation::Federation;
 use steeple_server_core::housekeeping::{self, PruneNodes};
 use steeple_server_core::index::{AuthorizedIndex, IndexPeriods, IndexTask};
 use steeple_server_core::svids::Svids;
@@ -27,6 +29,7 @@ use steeple_server_core::{DatastoreAuthorities, ServerSvidRotator, SigningPool, 
 use steeple_store::{Store, StoreConfig};
 
 use crate::error::ServerError;
+use crate::federation::{self, BoundEndpoint, EndpointParts};
 use crate::listeners::Handshake;
 use crate::plugins::{AttestedAgents, LoadedPlugins, ServerIdentity};
 use crate::{guard, health, listeners, telemetry};
@@ -217,7 +220,17 @@ impl Server {
             socket: config.socket_path.clone(),
             clock: Arc::clone(&self.clock),
         });
-        let apis = apis(self.parts(&opened, policy));
+        let (store, clock) = (Arc::clone(&opened.store), Arc::clone(&self.clock));
+        let (followers, refresher) = federation::manager(config, store, clock, tasks.clone());
+        let parts = self.parts(&opened, policy, refresher);
+        let endpoint = EndpointParts {
+            bundles: parts.bundles.clone(),
+            clock: Arc::clone(&self.clock),
+            identity: identity.clone(),
+            key_manager: Arc::clone(&opened.plugins.key_manager),
+        };
+        let endpoint = BoundEndpoint::bind(config, endpoint, tasks, drain).await?;
+        let apis = apis(parts);
         tracing::info!(
             launch_log_level = self.log.launch_level().as_str(),
             "Logger service configured"
@@ -240,6 +253,10 @@ impl Server {
             "tcp_api",
             listeners::serve_port(port, handshake, apis.remote, tasks.clone(), w()),
         );
+        tasks.spawn("bundle_manager", followers.run(w()));
+        if let Some(endpoint) = endpoint {
+            tasks.spawn("bundle_endpoint", endpoint.serve(w()));
+        }
         self.spawn_housekeeping(&store, tasks, drain);
         self.spawn_health(&health, tasks, drain);
         if telemetry::needs_bundles(config) {
@@ -281,7 +298,7 @@ impl Server {
     }
 
     /// The use cases that the APIs are adapters of.
-    fn parts(&self, opened: &Opened, policy: Option<Engine>) -> Parts {
+    fn parts(&self, opened: &Opened, policy: Option<Engine>, refresher: Refresher) -> Parts {
         let config = &self.config;
         let trust_domain = config.trust_domain.clone();
         let store = || Arc::clone(&opened.store);
@@ -311,6 +328,8 @@ impl Server {
             )
             .with_wit(config.experimental.wit_svid),
             authorities: Authorities::new(opened.manager.clone(), bundles.clone()),
+            federation: Federation::new(store(), bundles.clone()),
+            refresher,
             bundles,
             gatekeeper: Gatekeeper::new(
                 store(),

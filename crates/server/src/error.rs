@@ -10,6 +10,7 @@ use steeple_ops::telemetry::TelemetryError;
 use steeple_server_core::ServerSvidError;
 use steeple_server_core::startup::StartupError;
 use steeple_store::StoreError;
+use steeple_web::{ListenError, TlsError};
 
 /// Why the server does not start, or stops.
 #[derive(Debug, thiserror::Error)]
@@ -37,6 +38,10 @@ pub enum ServerError {
     Telemetry(#[from] TelemetryError),
     #[error("unable to obtain authpolicy engine: {0}")]
     Policy(#[source] LoadError),
+    #[error("unable to serve the bundle endpoint: {0}")]
+    BundleEndpoint(#[source] ListenError),
+    #[error("unable to serve the bundle endpoint: {0}")]
+    BundleEndpointTls(#[source] TlsError),
     #[error("unable to catch signals: {0}")]
     Signals(#[source] io::Error),
     #[error("task {0} panicked")]

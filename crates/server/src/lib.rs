@@ -12,6 +12,7 @@
 
 mod app;
 mod error;
+mod federation;
 mod guard;
 mod health;
 mod listeners;
