@@ -4,6 +4,7 @@
 //! Limits hold on time and size; redirects are answers like any other.
 
 mod dial;
+pub mod post;
 mod web;
 
 use std::io;

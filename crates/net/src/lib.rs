@@ -13,6 +13,7 @@ pub mod authority;
 pub mod channel;
 mod deadline;
 pub mod https;
+pub mod outcome;
 pub mod proxy;
 pub mod serve;
 pub mod status;

@@ -24,7 +24,7 @@ pub enum TelemetryError {
     #[error("env common tag is required")]
     M3Env,
     /// The collector's settings cannot be used.
-    #[error("OTLP: {0}")]
+    #[error("failed to configure OTLP: {0}")]
     Otlp(String),
 }
 

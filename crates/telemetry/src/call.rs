@@ -1,9 +1,10 @@
 //! A timed call: a counter and a distribution, with the outcome as a label.
 
 use std::borrow::Cow;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
 
 use crate::registry::{self, Kind};
+use crate::trace::{self, Span, SpanContext};
 use crate::{Label, is_enabled};
 
 /// Most parts of a key, and most labels, that a call has room for.
@@ -15,8 +16,21 @@ const MAX_PARTS: usize = 12;
 /// both with the label `status`: the name of a gRPC code, such as `OK` or
 /// `NotFound`. A call that is dropped on the way is `Canceled`.
 pub fn call(key: &'static [&'static str]) -> Call {
-    let started = is_enabled().then(|| Started { key, at: Instant::now(), labels: Vec::new() });
-    Call(started)
+    if !is_enabled() && !trace::is_enabled() {
+        return Call::none();
+    }
+    call_in(key, trace::begin_child(), false)
+}
+
+/// As [`call`], as this span with this parent.
+pub(crate) fn call_in(
+    key: &'static [&'static str],
+    span: Option<(SpanContext, Option<[u8; 8]>)>,
+    serves: bool,
+) -> Call {
+    let span =
+        span.map(|(context, parent)| Open { context, parent, serves, start: SystemTime::now() });
+    Call(Some(Started { key, at: Instant::now(), labels: Vec::new(), span }))
 }
 
 /// A call that is going on.
@@ -27,9 +41,23 @@ struct Started {
     key: &'static [&'static str],
     at: Instant,
     labels: Vec<(&'static str, Cow<'static, str>)>,
+    span: Option<Open>,
+}
+
+/// A span that is not over.
+struct Open {
+    context: SpanContext,
+    parent: Option<[u8; 8]>,
+    serves: bool,
+    start: SystemTime,
 }
 
 impl Call {
+    /// One that nobody is told of.
+    pub(crate) const fn none() -> Self {
+        Self(None)
+    }
+
     /// Adds a label.
     pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.label(name, value);
@@ -92,5 +120,17 @@ impl Started {
         key[..parts].copy_from_slice(&self.key[..parts]);
         key[parts] = "elapsed_time";
         registry::record(Kind::Timer, &key[..=parts], elapsed.as_secs_f64() * 1e3, labels);
+        if let Some(Open { context, parent, serves, start }) = self.span {
+            trace::end(Span {
+                name: self.key.join("."),
+                context,
+                parent,
+                serves,
+                start,
+                end: start + elapsed,
+                status: code.to_owned(),
+                labels: self.labels.into_iter().map(|(n, v)| (n, v.into_owned())).collect(),
+            });
+        }
     }
 }

@@ -17,10 +17,13 @@ mod config;
 pub mod inmem;
 pub mod m3;
 mod names;
+pub mod otlp;
 pub mod process;
 pub mod prometheus;
 pub mod registry;
+pub mod rpc;
 pub mod statsd;
+pub mod trace;
 mod udp;
 
 use std::time::Instant;
@@ -55,3 +58,7 @@ pub fn measure(key: &[&str], start: Instant, labels: &[Label<'_>]) {
         registry::record(Kind::Timer, key, start.elapsed().as_secs_f64() * 1e3, labels);
     }
 }
+
+/// Held by tests that use what is global.
+#[cfg(test)]
+pub(crate) static GLOBAL: std::sync::Mutex<()> = std::sync::Mutex::new(());

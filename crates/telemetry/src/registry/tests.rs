@@ -97,6 +97,7 @@ fn the_number_of_series_is_bounded() {
 
 #[test]
 fn nothing_is_recorded_or_costs_much_once_the_guard_is_gone() {
+    let _global = crate::GLOBAL.lock().unwrap_or_else(PoisonError::into_inner);
     let spy = Arc::new(Spy::default());
     let guard = install(Config::new("p"), vec![spy.clone()]);
     assert!(is_enabled());
