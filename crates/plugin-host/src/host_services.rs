@@ -78,10 +78,14 @@ impl HostServices {
         Self::default()
     }
 
-    /// From now on, answers with these. Only the first call counts.
-    pub fn provide(&self, identity: Arc<dyn IdentitySource>, agents: Arc<dyn AgentLookup>) {
-        let _ = self.identity.set(identity);
+    /// From now on, plugins can ask who has attested. Only the first call counts.
+    pub fn provide_agents(&self, agents: Arc<dyn AgentLookup>) {
         let _ = self.agents.set(agents);
+    }
+
+    /// From now on, plugins can have the server's identity. Only the first call counts.
+    pub fn provide_identity(&self, identity: Arc<dyn IdentitySource>) {
+        let _ = self.identity.set(identity);
     }
 
     /// The names of the services, as they are advertised.

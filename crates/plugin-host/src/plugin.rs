@@ -185,7 +185,11 @@ impl Plugin {
             let _ = tokio::time::timeout(SHUTDOWN, client.shutdown(Empty {})).await;
             match tokio::time::timeout(EXIT, self.exited()).await {
                 Ok(()) => line!(debug, "plugin exited"),
-                Err(_) => line!(warn, "plugin failed to exit gracefully"),
+                Err(_) => {
+                    line!(warn, "plugin failed to exit gracefully");
+                    self.0.process.kill();
+                    self.exited().await;
+                }
             }
         }
         line!(info, "Plugin unloaded");

@@ -3,6 +3,7 @@
 use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::ExitStatus;
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
@@ -35,7 +36,7 @@ pub(crate) struct Process {
     pub(crate) channel: Channel,
     pub(crate) address: Address,
     exited: watch::Receiver<bool>,
-    _kill: oneshot::Sender<()>,
+    kill: Mutex<Option<oneshot::Sender<()>>>,
 }
 
 impl Process {
@@ -79,12 +80,17 @@ impl Process {
         // The pipe must not fill up.
         tasks.spawn_isolated("plugin_stdout", drain_stdout(lines, voice.named("stdout")));
         let channel = dial(&address).await?;
-        Ok(Self { channel, address, exited, _kill: kill })
+        Ok(Self { channel, address, exited, kill: Mutex::new(Some(kill)) })
     }
 
     pub(crate) fn has_exited(&self) -> bool {
         // A supervisor that is gone watches nothing any more.
         *self.exited.borrow() || self.exited.has_changed().is_err()
+    }
+
+    /// Kills the child.
+    pub(crate) fn kill(&self) {
+        self.kill.lock().unwrap_or_else(PoisonError::into_inner).take();
     }
 
     /// Waits for the child's end.
