@@ -18,6 +18,7 @@ use tracing::info;
 use self::fair::FairIncoming;
 use crate::admin::{DebugService, LoggerService};
 use crate::health::HealthService;
+use crate::measured::Measured;
 use crate::reflection::ReflectionService;
 use crate::workload::{WorkloadApi, WorkloadService};
 
@@ -82,7 +83,7 @@ impl Endpoint {
                 None => info!(address, network = "unix", "Stopping Admin APIs"),
             }
         };
-        tokio::join!(announce, serve(incoming, self.router, limits, drain));
+        tokio::join!(announce, serve(incoming, Measured::new(self.router), limits, drain));
         if apis.is_none() {
             info!(address, network = "unix", "Admin APIs have stopped");
         }

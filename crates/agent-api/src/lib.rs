@@ -14,6 +14,7 @@
 pub mod admin;
 pub mod endpoint;
 pub mod health;
+mod measured;
 pub mod rate_limit;
 mod reflection;
 mod share;

@@ -58,6 +58,11 @@ impl Call {
         Self(None)
     }
 
+    /// Whether anybody is told of it.
+    pub(crate) const fn is_recorded(&self) -> bool {
+        self.0.is_some()
+    }
+
     /// Adds a label.
     pub fn with(mut self, name: &'static str, value: impl Into<Cow<'static, str>>) -> Self {
         self.label(name, value);

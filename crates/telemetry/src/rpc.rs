@@ -30,6 +30,11 @@ pub struct Rpc {
 }
 
 impl Rpc {
+    /// Whether anybody is told of it.
+    pub fn is_recorded(&self) -> bool {
+        self.call.is_recorded()
+    }
+
     /// Runs a part of its work, whose own calls become its children.
     pub async fn scope<F: Future>(&self, work: F) -> F::Output {
         trace::scope(self.context, work).await
