@@ -12,6 +12,7 @@ use futures_util::future::join_all;
 use steeple_peer::{Peer, PeerGone};
 use steeple_plugin::{PluginError, WorkloadAttestor};
 use steeple_spiffe::Selector;
+use steeple_telemetry as telemetry;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::{debug, error};
 
@@ -94,6 +95,17 @@ impl WorkloadAttestation {
     }
 
     async fn ask_all(&self, pid: i32) -> Result<SelectorSet, AttestError> {
+        let call = telemetry::call(&["workload_api", "workload_attestation"]);
+        let answer = self.ask_each(pid).await;
+        if let Ok(selectors) = &answer {
+            let count = selectors.len() as f64;
+            telemetry::sample(&["workload_api", "discovered_selectors"], count, &[]);
+        }
+        call.outcome(&answer);
+        answer
+    }
+
+    async fn ask_each(&self, pid: i32) -> Result<SelectorSet, AttestError> {
         let mut selectors = Vec::new();
         let mut failures = Vec::new();
         let answers = join_all(self.attestors.iter().map(|attestor| self.ask(attestor, pid))).await;
@@ -128,13 +140,17 @@ impl WorkloadAttestation {
         pid: i32,
     ) -> Result<Vec<Selector>, PluginError> {
         let deadline = self.limits.attestor_deadline;
-        match tokio::time::timeout(deadline, attestor.attest(pid)).await {
+        let call = telemetry::call(&["workload_api", "workload_attestor"])
+            .with("attestor", attestor.name().to_owned());
+        let answer = match tokio::time::timeout(deadline, attestor.attest(pid)).await {
             Ok(answer) => answer,
             Err(_) => Err(PluginError {
                 code: steeple_plugin::Code::DeadlineExceeded,
                 message: format!("no answer within {} seconds", deadline.as_secs()),
             }),
-        }
+        };
+        call.status(answer.as_ref().map_or_else(|failure| failure.code.name(), |_| "OK"));
+        answer
     }
 
     /// A turn of the user's share first, so that a user's own queue, not the

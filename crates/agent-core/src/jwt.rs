@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use steeple_spiffe::SpiffeId;
+use steeple_telemetry as telemetry;
 use tokio::sync::OnceCell;
 use tracing::{info, warn};
 
@@ -95,8 +96,12 @@ impl JwtSvids {
 
     /// Drops tokens that one of these keys signed; they were withdrawn.
     pub fn forget_keys(&self, key_ids: &HashSet<String>) -> usize {
+        let call = telemetry::call(&["cache_manager", "workload", "process_tainted_jwt_svids"]);
         let removed = self.cache().forget_keys(key_ids);
         let count = removed.values().sum();
+        let tainted = &["cache_manager", "tainted_jwt_svids", "workload"];
+        telemetry::sample(tainted, count as f64, &[]);
+        call.ok();
         for (key_id, tainted_jwt_svids) in removed {
             info!(subsystem_name = "cache_manager", jwt_authority_key_ids = %key_id, tainted_jwt_svids,
                 count_jwt_svids = tainted_jwt_svids,
@@ -220,6 +225,7 @@ impl JwtCache {
         let due = RenewalRule::default().due(svid.issued_at, svid.expires_at, dice);
         self.by_use.insert(self.uses, key.clone());
         self.slots.insert(key, Slot { svid, due, used: self.uses });
+        telemetry::gauge(&["jwt_svid_cache_size"], self.slots.len() as f64, &[]);
     }
 
     fn remove(&mut self, key: &JwtKey) {

@@ -50,6 +50,11 @@ impl Stamp {
 }
 
 impl KnownEntries {
+    /// Whether this one is among them.
+    pub fn contains(&self, id: &EntryId) -> bool {
+        self.0.contains_key(id)
+    }
+
     /// Records that the cache now holds what `delta` says.
     pub fn apply(&mut self, delta: &EntryDelta) {
         for id in &delta.removed {

@@ -29,6 +29,7 @@ use crate::convert;
 use crate::credentials::AgentSvid;
 use crate::data::DataFile;
 use crate::error::{AgentError, CallError};
+use crate::telemetry;
 
 /// What attesting takes.
 pub(crate) struct NodeAttestation {
@@ -122,6 +123,18 @@ impl NodeAttestation {
     /// Attests with a new key in `slot` and asks for the bundle on the same
     /// connection.
     pub(crate) async fn attest(
+        &self,
+        slot: KeySlot,
+        trust: FirstTrust,
+    ) -> Result<(AgentSvid, Bundle), AgentError> {
+        let mut call = steeple_telemetry::call(&["node", "attestor", "new_svid"]);
+        call.label("attestor", self.evidence.name().to_owned());
+        let outcome = self.attest_once(slot, trust).await;
+        telemetry::end(call, &outcome);
+        outcome
+    }
+
+    async fn attest_once(
         &self,
         slot: KeySlot,
         trust: FirstTrust,

@@ -92,6 +92,16 @@ impl AgentError {
         }
     }
 
+    /// The name of the gRPC code that it stands for.
+    pub(crate) fn code_name(&self) -> &'static str {
+        match self {
+            Self::Call(call) => code_name(&call.status),
+            Self::Plugin(error) => error.code.name(),
+            Self::Expired { source, .. } | Self::Sync(source) => source.code_name(),
+            _ => "Unknown",
+        }
+    }
+
     /// Whether the server said that this node may not be an agent.
     pub(crate) fn is_denied(&self) -> bool {
         matches!(self, Self::Call(call) if call.status.code() == tonic::Code::PermissionDenied)

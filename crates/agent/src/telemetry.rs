@@ -8,6 +8,9 @@ use steeple_config::AgentConfig;
 use steeple_net::tls::IdentitySlot;
 use steeple_ops::{BundleBook, Program};
 use steeple_runtime::{Clock, Watcher};
+use steeple_telemetry::Call;
+
+use crate::error::AgentError;
 
 /// Between two looks at the bundles that scrapers are checked against.
 const INTERVAL: Duration = Duration::from_secs(5);
@@ -22,6 +25,11 @@ pub(crate) fn program(config: &AgentConfig, clock: &Arc<dyn Clock>) -> Program {
         clock: Arc::clone(clock),
         require_pq_kem: false,
     }
+}
+
+/// Ends a call by how it turned out.
+pub(crate) fn end<T>(call: Call, result: &Result<T, AgentError>) {
+    call.status(result.as_ref().map_or_else(AgentError::code_name, |_| "OK"));
 }
 
 /// Whether anybody is checked against bundles.

@@ -14,6 +14,7 @@ use steeple_runtime::fsx;
 use steeple_spiffe::TrustDomain;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use steeple_telemetry::gauge;
 use tracing::{debug, info, warn};
 use url::Url;
 
@@ -45,6 +46,7 @@ impl<'c> TrustSource<'c> {
             data.connection_attempts += 1;
             data.bootstrap_start_time.get_or_insert(now);
         })?;
+        self.tell();
         let authorities = match &self.config.bootstrap {
             Bootstrap::Insecure => return Ok(FirstTrust::Insecure),
             Bootstrap::Path { path, format } => {
@@ -92,7 +94,28 @@ impl<'c> TrustSource<'c> {
             data.bootstrap_use = BootstrapUse::Rebootstrap;
             data.bootstrap_start_time = None;
             data.connection_attempts = 0;
-        })
+        })?;
+        self.tell();
+        Ok(())
+    }
+
+    /// The state of the bootstrap, for dashboards.
+    fn tell(&self) {
+        let data = self.data.read();
+        let mode = match data.bootstrap_use {
+            BootstrapUse::Rebootstrap => "rebootstrap",
+            _ => "bootstrap",
+        };
+        let since = data.bootstrap_start_time;
+        let bootstrapped = if since.is_none() { 1.0 } else { 0.0 };
+        // Go's zero time, which SPIRE shows, is in the year one.
+        let seconds = since
+            .and_then(|time| time.duration_since(SystemTime::UNIX_EPOCH).ok())
+            .map_or(GO_ZERO_TIME, |since| since.as_secs() as f64);
+        gauge(&["bootstrapped"], bootstrapped, &[]);
+        gauge(&["bootstrap_seconds"], seconds, &[("mode", mode)]);
+        let attempts = data.connection_attempts as f64;
+        gauge(&["bootstrap_attempts"], attempts, &[("mode", mode)]);
     }
 
     /// Whether to bootstrap again when the server's authority is unknown: if
@@ -246,6 +269,8 @@ fn failed(reason: String) -> AgentError {
     AgentError::Bootstrap(reason)
 }
 
+/// The seconds of Go's zero time.
+const GO_ZERO_TIME: f64 = -62_135_596_800.0;
 const NOT_REATTESTABLE: &str = "you have requested rebootstrap support but the NodeAttestor plugin or the spire server configuration is not allowing it";
 const LOGGER: &str = "TrustBundleSources";
 const MAX_BUNDLE: u64 = 5 * 1024 * 1024;

@@ -4,6 +4,7 @@ use std::time::Instant;
 
 use steeple_agent_core::selectors::SelectorSet;
 use steeple_peer::Peer;
+use steeple_telemetry::incr;
 use tonic::Status;
 use tracing::error;
 
@@ -35,6 +36,8 @@ impl Call {
         })?;
         let is_agent = api.attestation.is_own(&peer);
         if !is_agent && !api.rate_limits.allow(method, &selectors, api.clock.now()) {
+            let key = &["workload_api", "rate_limit_exceeded"];
+            incr(key, 1.0, &[("method", method)]);
             let text = format!("rate limit exceeded for /SpiffeWorkloadAPI/{method}");
             return Err(Status::unavailable(text));
         }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use steeple_spiffe::Selector;
+use steeple_telemetry as telemetry;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
@@ -99,7 +100,21 @@ impl State {
         self.prefetch();
         self.expire(now);
         applied.affected = self.publish(affected, Wake::All);
+        self.tell(&applied);
         applied
+    }
+
+    /// What SPIRE's cache, an LRU one, counts.
+    fn tell(&self, applied: &Applied) {
+        for (key, count) in [
+            ("lru_cache_entry_add", applied.created),
+            ("lru_cache_entry_update", applied.updated),
+            ("lru_cache_entry_remove", applied.removed),
+        ] {
+            telemetry::incr(&[key], count as f64, &[]);
+        }
+        let records = self.records.len() as f64;
+        telemetry::gauge(&["lru_cache_record_map_size"], records, X509);
     }
 
     /// Gives the groups that see a bundle that changed.
@@ -537,5 +552,6 @@ impl Record {
 }
 
 const CACHE: &str = "cache_manager";
+const X509: &[telemetry::Label<'static>] = &[("svid_type", "X509")];
 const FIRST_RETRY: Duration = Duration::from_millis(500);
 const LAST_RETRY: Duration = Duration::from_secs(4 * 60);

@@ -6,12 +6,14 @@ use steeple_agent_core::lifetime::RenewalRule;
 use steeple_agent_core::node::{KeySlot, ROTATION_INTERVAL, Refusal};
 use steeple_pki::{Certificate, KeyType};
 use steeple_runtime::Backoff;
+use steeple_telemetry::call;
 use tracing::{debug, error, info};
 
 use super::{Manager, SUBSYSTEM};
 use crate::attestation::{FirstTrust, agent_csr};
 use crate::credentials::AgentSvid;
 use crate::error::AgentError;
+use crate::telemetry;
 
 impl Manager {
     /// Looks at the SVID every few seconds; gives why it could not be kept.
@@ -55,7 +57,13 @@ impl Manager {
     }
 
     async fn rotate(&self) -> Result<(), AgentError> {
-        if self.credentials.reattestable() { self.reattest().await } else { self.renew().await }
+        if self.credentials.reattestable() {
+            return self.reattest().await;
+        }
+        let call = call(&["agent_svid", "rotate"]);
+        let outcome = self.renew().await;
+        telemetry::end(call, &outcome);
+        outcome
     }
 
     async fn renew(&self) -> Result<(), AgentError> {
@@ -75,6 +83,13 @@ impl Manager {
     }
 
     async fn reattest(&self) -> Result<(), AgentError> {
+        let call = call(&["node", "attest"]);
+        let outcome = self.attest_anew().await;
+        telemetry::end(call, &outcome);
+        outcome
+    }
+
+    async fn attest_anew(&self) -> Result<(), AgentError> {
         let paused = self.server.pause().await;
         debug!(subsystem_name = SUBSYSTEM, "Reattesting node");
         let slot = KeySlot::beside(Some(&self.credentials.key_id()));

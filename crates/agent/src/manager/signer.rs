@@ -8,6 +8,7 @@ use steeple_agent_core::entry::EntryId;
 use steeple_agent_core::sync::BatchSize;
 use steeple_pki::{Certificate, KeyType, PrivateKey};
 use steeple_runtime::Backoff;
+use steeple_telemetry as telemetry;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tracing::{debug, error, info};
@@ -36,7 +37,17 @@ impl Manager {
                 "Renewing stale entries"
             );
             let attempted = wanted.len();
-            if let Err(error) = self.sign(wanted).await {
+            let renewals =
+                wanted.iter().filter(|request| request.current_expires_at.is_some()).count();
+            if renewals > 0 {
+                telemetry::sample(&["cache_manager", "expiring_svids"], renewals as f64, &[]);
+            }
+            let call = telemetry::call(&["manager", "sync", "fetch_svids_updates"]);
+            let outcome = self.sign(wanted).await;
+            crate::telemetry::end(call, &outcome);
+            let held = self.cache.count_x509_svids() as f64;
+            telemetry::gauge(&["lru_cache_svid_map_size"], held, &[("svid_type", "X509")]);
+            if let Err(error) = outcome {
                 self.batch().failed(attempted);
                 return Err(error);
             }

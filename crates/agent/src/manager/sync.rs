@@ -6,9 +6,10 @@ use std::sync::Arc;
 use steeple_agent_core::bundle::{Bundles, CachedBundle};
 use steeple_agent_core::entry::Entry;
 use steeple_agent_core::node::Refusal;
-use steeple_agent_core::sync::{EntryDelta, SyncSchedule};
+use steeple_agent_core::sync::{EntryDelta, KnownEntries, SyncSchedule};
 use steeple_pki::Bundle;
 use steeple_spiffe::TrustDomain;
+use steeple_telemetry as telemetry;
 use tracing::{error, info, warn};
 
 use super::{Manager, SUBSYSTEM, SyncState};
@@ -18,9 +19,19 @@ impl Manager {
     /// One sync: entries by difference, bundles, and what follows from both.
     pub(crate) async fn synchronize(&self) -> Result<(), AgentError> {
         let known = self.state().known.clone();
-        let delta = self.server.sync_entries(&known, self.settings.incremental_sync).await?;
-        let federated = self.state().federated_after(&delta);
-        let bundles = self.server.bundles(federated).await?;
+        let call = telemetry::call(&["manager", "sync", "fetch_entries_updates"]);
+        let fetched = self.fetch(&known).await;
+        crate::telemetry::end(call, &fetched);
+        let (delta, bundles) = fetched?;
+        let bundles_total = bundles.len();
+        let (new, stale): (Vec<_>, Vec<_>) =
+            delta.upserted.iter().partition(|entry| !known.contains(&entry.id));
+        telemetry::gauge(&["sync_entries_missing"], new.len() as f64, &[]);
+        telemetry::gauge(&["sync_entries_stale"], stale.len() as f64, &[]);
+        if !stale.is_empty() {
+            telemetry::sample(&["cache_manager", "outdated_svids"], stale.len() as f64, &[]);
+        }
+        telemetry::gauge(&["sync_entries_dropped"], delta.removed.len() as f64, &[]);
         self.use_bundles(&bundles);
         let now = self.clock.now();
         let served = {
@@ -31,7 +42,16 @@ impl Manager {
         };
         self.cache.apply(served, cached(bundles), now);
         self.credentials.synced(now);
+        telemetry::gauge(&["sync_bundles_total"], bundles_total as f64, &[]);
+        telemetry::gauge(&["sync_entries_total"], self.state().known.len() as f64, &[]);
         Ok(())
+    }
+
+    async fn fetch(&self, known: &KnownEntries) -> Result<(EntryDelta, Vec<Bundle>), AgentError> {
+        let delta = self.server.sync_entries(known, self.settings.incremental_sync).await?;
+        let federated = self.state().federated_after(&delta);
+        let bundles = self.server.bundles(federated).await?;
+        Ok((delta, bundles))
     }
 
     /// The own bundle is what the server is recognised by, also after a

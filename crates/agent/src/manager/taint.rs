@@ -6,6 +6,7 @@ use steeple_agent_api::admin::AgentStatus as _;
 use steeple_agent_core::taint::{NewlyTainted, TaintSweep};
 use steeple_pki::Certificate;
 use steeple_pki::verify::verify_path;
+use steeple_telemetry as telemetry;
 use tokio::sync::{Mutex, mpsc};
 use tracing::{debug, info};
 
@@ -79,11 +80,16 @@ impl Manager {
             );
             let mut sweep = TaintSweep::new(entries);
             loop {
+                let key = &["cache_manager", "workload", "process_tainted_x509_svids"];
+                let call = telemetry::call(key);
                 let batch = sweep.next_batch();
                 let tainted_x509_svids = self
                     .cache
                     .discard(&batch, |identity| self.is_signed_by(identity.chain(), &authorities));
                 info!(subsystem_name = CACHE, tainted_x509_svids, "Tainted X.509 SVIDs");
+                let key = &["cache_manager", "tainted_x509_svids", "workload"];
+                telemetry::sample(key, tainted_x509_svids as f64, &[]);
+                call.ok();
                 if sweep.left() == 0 {
                     info!(subsystem_name = CACHE, "Finished processing all tainted entries");
                     break;
