@@ -1,7 +1,7 @@
 //! The built-in datastore `sql`, whose configuration is read here because no
 //! plugin stands behind it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, path::PathBuf, time::Duration};
 
 use serde::Deserialize;
 use steeple_hcl::{Block, Located};
@@ -19,6 +19,16 @@ pub struct DataStoreConfig {
     pub database_type: DatabaseType,
     /// The driver's connection string; for SQLite a path or a `file:` URI.
     pub connection_string: String,
+    /// The same of a replica that is only read.
+    pub ro_connection_string: Option<String>,
+    /// PEM file of the CAs that a MySQL server's certificate may come from.
+    pub root_ca_path: Option<PathBuf>,
+    /// PEM file of the certificate to show to a MySQL server.
+    pub client_cert_path: Option<PathBuf>,
+    /// PEM file of its key.
+    pub client_key_path: Option<PathBuf>,
+    /// Log-in by tokens of AWS.
+    pub aws: Option<AwsDatabase>,
     /// Connections at most; the default applies when unset.
     pub max_open_conns: Option<u32>,
     /// Idle connections at most; the default applies when unset.
@@ -48,6 +58,27 @@ impl fmt::Debug for DataStoreConfig {
 pub enum DatabaseType {
     /// SQLite, embedded.
     Sqlite3,
+    /// PostgreSQL.
+    Postgres,
+    /// MySQL or MariaDB.
+    MySql,
+}
+
+/// What `aws_postgres` and `aws_mysql` say.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct AwsDatabase {
+    /// The region of the database.
+    pub region: String,
+    /// The access key; empty = the one of the environment.
+    pub access_key_id: String,
+    /// Its secret.
+    pub secret_access_key: String,
+}
+
+impl fmt::Debug for AwsDatabase {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AwsDatabase").field("region", &self.region).finish_non_exhaustive()
+    }
 }
 
 /// The keys of `DataStore "sql"`.
@@ -112,16 +143,13 @@ pub(crate) fn build(
         }
     };
 
-    let database_type = database_type(checker, &raw, line);
+    let database = database_type(checker, &raw, line);
+    let database_type = database.as_ref().map(|(database_type, _)| *database_type);
     if set(&raw.connection_string).is_none() {
         let key = format!("{KEY}.connection_string");
         checker.problem(line, &key, "datastore-sql: connection_string must be set");
     }
     let connection_string = connection_string(checker, &raw, database_type);
-    checker.not_yet(&format!("{KEY}.ro_connection_string"), &raw.ro_connection_string);
-    checker.not_yet(&format!("{KEY}.root_ca_path"), &raw.root_ca_path);
-    checker.not_yet(&format!("{KEY}.client_cert_path"), &raw.client_cert_path);
-    checker.not_yet(&format!("{KEY}.client_key_path"), &raw.client_key_path);
     let conn_max_lifetime =
         checker.duration(&format!("{KEY}.conn_max_lifetime"), &raw.conn_max_lifetime, |text| {
             format!("datastore-sql: failed to parse conn_max_lifetime {text}")
@@ -144,6 +172,11 @@ pub(crate) fn build(
     Some(DataStoreConfig {
         database_type: database_type?,
         connection_string: connection_string?,
+        ro_connection_string: set(&raw.ro_connection_string).map(str::to_owned),
+        root_ca_path: set(&raw.root_ca_path).map(PathBuf::from),
+        client_cert_path: set(&raw.client_cert_path).map(PathBuf::from),
+        client_key_path: set(&raw.client_key_path).map(PathBuf::from),
+        aws: database.and_then(|(_, aws)| aws),
         max_open_conns,
         max_idle_conns,
         conn_max_lifetime,
@@ -153,7 +186,9 @@ pub(crate) fn build(
     })
 }
 
-fn database_type(checker: &mut Checker, raw: &Raw, line: Option<usize>) -> Option<DatabaseType> {
+type Database = (DatabaseType, Option<AwsDatabase>);
+
+fn database_type(checker: &mut Checker, raw: &Raw, line: Option<usize>) -> Option<Database> {
     let key = format!("{KEY}.database_type");
     let place = raw.database_type.line().or(line);
     let Some(block) = raw.database_type.as_ref() else {
@@ -162,17 +197,14 @@ fn database_type(checker: &mut Checker, raw: &Raw, line: Option<usize>) -> Optio
         return None;
     };
     if block.is_body() {
-        aws_database(checker, block, place, &key);
-        return None;
+        return aws_database(checker, block, place, &key);
     }
     let name = block.decode::<String>().map(|decoded| decoded.value).unwrap_or_default();
     match name.as_str() {
-        "sqlite3" => return Some(DatabaseType::Sqlite3),
+        "sqlite3" => return Some((DatabaseType::Sqlite3, None)),
+        "postgres" => return Some((DatabaseType::Postgres, None)),
+        "mysql" => return Some((DatabaseType::MySql, None)),
         "" => checker.problem(place, &key, "datastore-sql: database_type must be set"),
-        "postgres" | "mysql" => {
-            let what = format!("datastore-sql: database_type \"{name}\"");
-            checker.refuse(place, &key, &what);
-        }
         _ => {
             let text = format!("datastore-sql: unsupported database_type: {}", shorten(&name));
             checker.problem(place, &key, text);
@@ -181,44 +213,64 @@ fn database_type(checker: &mut Checker, raw: &Raw, line: Option<usize>) -> Optio
     None
 }
 
-fn aws_database(checker: &mut Checker, block: &Block, line: Option<usize>, key: &str) {
+fn aws_database(
+    checker: &mut Checker,
+    block: &Block,
+    line: Option<usize>,
+    key: &str,
+) -> Option<Database> {
     if block.len() != 1 {
         checker.problem(line, key, "exactly one database type is expected");
-        return;
+        return None;
     }
     let decoded = match block.decode::<RawAws>() {
         Ok(decoded) => decoded.value,
         Err(error) => {
             let text = format!("failed to decode configuration: {error}");
             checker.problem(line, key, text);
-            return;
+            return None;
         }
     };
-    let (name, database) = match (decoded.aws_mysql.as_ref(), decoded.aws_postgres.as_ref()) {
-        (Some(database), _) => ("aws_mysql", database),
-        (_, Some(database)) => ("aws_postgres", database),
+    let (kind, database) = match (decoded.aws_mysql.as_ref(), decoded.aws_postgres.as_ref()) {
+        (Some(database), _) => (DatabaseType::MySql, database),
+        (_, Some(database)) => (DatabaseType::Postgres, database),
         _ => {
             let text = "unknown database type; there are aws_mysql and aws_postgres";
             checker.problem(line, key, text);
-            return;
+            return None;
         }
     };
     if set(&database.region).is_none() {
         checker.problem(line, key, "datastore-sql: region must be specified");
     }
-    checker.refuse(line, key, &format!("datastore-sql: database_type \"{name}\""));
+    let text = |value| set(value).unwrap_or_default().to_owned();
+    let aws = AwsDatabase {
+        region: text(&database.region),
+        access_key_id: text(&database.access_key_id),
+        secret_access_key: text(&database.secret_access_key),
+    };
+    Some((kind, Some(aws)))
 }
 
-/// SQLite's connection string: a path, or a `file:` URI.
+/// The connection string, as far as it can be judged without a driver: SQLite's is a path or a
+/// `file:` URI, and MySQL's has to ask for times (TD-07).
 fn connection_string(
     checker: &mut Checker,
     raw: &Raw,
     database_type: Option<DatabaseType>,
 ) -> Option<String> {
     let text = set(&raw.connection_string)?;
-    if database_type.is_some() {
-        let key = format!("{KEY}.connection_string");
-        let line = raw.connection_string.line();
+    let key = format!("{KEY}.connection_string");
+    let line = raw.connection_string.line();
+    if database_type == Some(DatabaseType::MySql) && !text.contains("parseTime=") {
+        checker.problem(
+            line,
+            &key,
+            "datastore-sql: invalid mysql config: missing parseTime=true param in \
+             connection_string",
+        );
+    }
+    if database_type == Some(DatabaseType::Sqlite3) {
         match url::parse(text) {
             Ok(url) if url.scheme.is_empty() || url.scheme == "file" => {}
             Ok(url) => {

@@ -30,7 +30,7 @@ pub use agent::{
     UnknownWorkloadKeyType, WorkloadKeyType, load_agent,
 };
 pub use common::{HealthChecks, KeyType, UnknownKeyType};
-pub use datastore::{DataStoreConfig, DatabaseType};
+pub use datastore::{AwsDatabase, DataStoreConfig, DatabaseType};
 pub use expand::expand_env;
 pub use federation::{
     AcmeConfig, BundleEndpointConfig, EndpointProfileConfig, FederatesWithConfig,

@@ -24,9 +24,10 @@ use steeple_server_core::entries::Entries;
 use steeple_server_core::federation::Federation;
 use steeple_server_core::housekeeping::{self, PruneNodes};
 use steeple_server_core::index::{AuthorizedIndex, IndexPeriods, IndexTask};
+use steeple_server_core::notify::{Notify, StoredBundle};
 use steeple_server_core::svids::Svids;
 use steeple_server_core::{DatastoreAuthorities, ServerSvidRotator, SigningPool, startup};
-use steeple_store::{Store, StoreConfig};
+use steeple_store::{AwsIam, DatabaseType, Store, StoreConfig, TlsFiles};
 
 use crate::error::ServerError;
 use crate::federation::{self, BoundEndpoint, EndpointParts};
@@ -84,6 +85,7 @@ struct Opened {
     plugins: LoadedPlugins,
     store: Arc<dyn Store>,
     manager: CaManager,
+    notify: Notify,
     svid: ServerSvidRotator,
     index: AuthorizedIndex,
     index_task: IndexTask,
@@ -180,6 +182,13 @@ impl Server {
             svid: svid.subscribe(),
             store: Arc::clone(&store),
         }));
+        let bundle = StoredBundle {
+            store: Arc::clone(&store),
+            trust_domain: config.trust_domain.clone(),
+        };
+        let (notifiers, publishers) = (plugins.notifiers.clone(), plugins.publishers.clone());
+        let mut notify = Notify::new(Arc::new(bundle), notifiers, publishers);
+        notify.bundle_loaded().await?;
         let poll = config.experimental.cache_reload_interval.unwrap_or(POLL).min(POLL);
         let (index, index_task) = AuthorizedIndex::load(
             Arc::clone(&store),
@@ -192,7 +201,7 @@ impl Server {
         )
         .await
         .map_err(ServerError::Index)?;
-        Ok(Opened { plugins, store, manager, svid, index, index_task, lost_database })
+        Ok(Opened { plugins, store, manager, notify, svid, index, index_task, lost_database })
     }
 
     /// Binds the listeners, and only then starts the tasks.
@@ -230,17 +239,20 @@ impl Server {
             key_manager: Arc::clone(&opened.plugins.key_manager),
         };
         let endpoint = BoundEndpoint::bind(config, endpoint, tasks, drain).await?;
+        let bundle_hints = vec![opened.manager.bundle_updates(), parts.bundles.changes()];
         let apis = apis(parts);
         tracing::info!(
             launch_log_level = self.log.launch_level().as_str(),
             "Logger service configured"
         );
-        let Opened { plugins, store, manager, svid: rotator, index_task, lost_database, .. } =
-            opened;
+        let Opened {
+            plugins, store, manager, notify, svid: rotator, index_task, lost_database, ..
+        } = opened;
 
         let w = || drain.clone();
         let tracked = config.audit_log_enabled;
         tasks.spawn("ca_manager", manager.run(w()));
+        notify.spawn(bundle_hints, tasks, drain);
         tasks.spawn("svid_rotator", rotator.run(w()));
         tasks.spawn("server_identity", listeners::follow_svid(svid, identity.clone(), w()));
         tasks.spawn("entry_index", index_task.run(w()));
@@ -384,10 +396,29 @@ async fn remind_of_lost_database(mut drain: Watcher) {
 
 fn store_config(config: &ServerConfig) -> StoreConfig {
     let datastore = &config.datastore;
+    let database_type = match datastore.database_type {
+        steeple_config::DatabaseType::Sqlite3 => DatabaseType::Sqlite,
+        steeple_config::DatabaseType::Postgres => DatabaseType::Postgres,
+        steeple_config::DatabaseType::MySql => DatabaseType::MySql,
+    };
     StoreConfig {
+        ro_connection_string: datastore.ro_connection_string.clone(),
+        tls: TlsFiles {
+            root_ca: datastore.root_ca_path.clone(),
+            client_cert: datastore.client_cert_path.clone(),
+            client_key: datastore.client_key_path.clone(),
+        },
+        aws: datastore.aws.as_ref().map(|aws| AwsIam {
+            region: aws.region.clone(),
+            access_key_id: aws.access_key_id.clone(),
+            secret_access_key: aws.secret_access_key.clone(),
+        }),
+        max_open_conns: datastore.max_open_conns,
+        max_idle_conns: datastore.max_idle_conns,
+        conn_max_lifetime: datastore.conn_max_lifetime,
         disable_migration: datastore.disable_migration,
         log_sql: datastore.log_sql,
-        ..StoreConfig::sqlite(&datastore.connection_string, VERSION)
+        ..StoreConfig::new(database_type, &datastore.connection_string, VERSION)
     }
 }
 

@@ -22,11 +22,15 @@ use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 use crate::{AttestedNode, NewEntry, Revision, Since, Store};
 
 /// Makes a `#[tokio::test]` of every claim. Takes the path of an async function that answers a
-/// guard, which is kept until the claim is through, and an empty `Arc<dyn Store>`.
+/// guard, which is kept until the claim is through, and an empty `Arc<dyn Store>`; with
+/// `optional` behind it, one that answers `None` where there is no such database.
 #[macro_export]
 macro_rules! store_contract {
     ($fresh:path) => {
-        $crate::store_contract!(@claims $fresh, bundles: [
+        $crate::store_contract!($fresh, always);
+    };
+    ($fresh:path, $there:ident) => {
+        $crate::store_contract!(@claims $fresh, $there, bundles: [
             a_bundle_is_kept_and_answered_whole,
             appending_adds_only_what_is_new_and_counts,
             appending_does_not_clean_a_tainted_authority,
@@ -37,7 +41,7 @@ macro_rules! store_contract {
             a_bundle_in_use_is_deleted_only_as_told,
             bundles_come_in_pages,
         ]);
-        $crate::store_contract!(@claims $fresh, entries: [
+        $crate::store_contract!(@claims $fresh, $there, entries: [
             an_entry_is_kept_and_answered_whole,
             a_similar_entry_is_found_whatever_the_order_of_its_selectors,
             a_taken_entry_id_is_refused_in_spires_words,
@@ -52,7 +56,7 @@ macro_rules! store_contract {
             of_many_similar_entries_at_once_one_is_made,
             an_entry_may_have_many_selectors,
         ]);
-        $crate::store_contract!(@claims $fresh, lists: [
+        $crate::store_contract!(@claims $fresh, $there, lists: [
             entries_are_filtered_by_column,
             entries_are_filtered_by_selectors_in_all_four_ways,
             entries_are_filtered_by_federation_in_all_four_ways,
@@ -62,7 +66,7 @@ macro_rules! store_contract {
             a_count_is_the_length_of_the_list,
             a_filter_may_be_large_but_not_huge,
         ]);
-        $crate::store_contract!(@claims $fresh, nodes: [
+        $crate::store_contract!(@claims $fresh, $there, nodes: [
             an_agent_is_kept_and_answered_whole,
             attesting_again_overwrites_but_keeps_the_version,
             a_banned_agent_cannot_attest_and_evicting_lets_it,
@@ -74,7 +78,7 @@ macro_rules! store_contract {
             pruning_keeps_to_its_batch,
             evicting_takes_the_alias_entry_and_no_other,
         ]);
-        $crate::store_contract!(@claims $fresh, join_tokens: [
+        $crate::store_contract!(@claims $fresh, $there, join_tokens: [
             a_join_token_is_kept_once,
             a_join_token_attests_once,
             of_a_hundred_attempts_one_wins,
@@ -84,18 +88,18 @@ macro_rules! store_contract {
             an_alias_entry_comes_with_its_token_or_neither,
             expired_join_tokens_are_pruned,
         ]);
-        $crate::store_contract!(@claims $fresh, journals: [
+        $crate::store_contract!(@claims $fresh, $there, journals: [
             a_journal_is_found_by_its_active_authority,
             a_journal_is_pruned_when_everything_in_it_is_over,
             an_unreadable_journal_stops_pruning,
         ]);
-        $crate::store_contract!(@claims $fresh, federation: [
+        $crate::store_contract!(@claims $fresh, $there, federation: [
             a_relationship_is_kept_with_its_bundle,
             a_relationship_changes_as_told,
             a_relationship_that_makes_no_sense_is_refused,
             relationships_come_in_pages,
         ]);
-        $crate::store_contract!(@claims $fresh, feed: [
+        $crate::store_contract!(@claims $fresh, $there, feed: [
             a_snapshot_has_everything,
             every_change_of_an_entry_is_told,
             every_change_of_an_agent_is_told,
@@ -109,12 +113,13 @@ macro_rules! store_contract {
             nothing_is_skipped_under_concurrent_writers,
         ]);
     };
-    (@claims $fresh:path, $module:ident: [$($claim:ident),* $(,)?]) => {
+    (@claims $fresh:path, $there:ident, $module:ident: [$($claim:ident),* $(,)?]) => {
         mod $module {
             $(
                 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
                 async fn $claim() {
-                    let (guard, store) = $fresh().await;
+                    let fresh = $crate::store_contract!(@there $there, $fresh().await);
+                    let Some((guard, store)) = fresh else { return };
                     $crate::contract::$module::$claim(::std::sync::Arc::clone(&store)).await;
                     store.close().await;
                     drop(guard);
@@ -122,6 +127,8 @@ macro_rules! store_contract {
             )*
         }
     };
+    (@there always, $fresh:expr) => { ::std::option::Option::Some($fresh) };
+    (@there optional, $fresh:expr) => { $fresh };
 }
 
 type AnyStore = Arc<dyn Store>;

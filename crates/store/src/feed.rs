@@ -1,6 +1,8 @@
 //! The change feed's types: a snapshot, a place in the history, and what came after it.
 
+use std::collections::BTreeSet;
 use std::fmt;
+use std::sync::Arc;
 
 use steeple_spiffe::SpiffeId;
 
@@ -14,15 +16,30 @@ pub struct Revision {
     pub(crate) nodes: Cursor,
 }
 
-/// The last event that was seen in one event table.
-#[derive(Clone, PartialEq, Eq, Default)]
+/// What was seen of one event table.
+#[derive(Clone, Default)]
 pub(crate) struct Cursor {
-    /// The event's id; 0 = none yet.
+    /// The newest event's id; 0 = none yet.
     pub(crate) id: i64,
-    /// What the event row said, to tell it from another event of the same id in a database that
-    /// was restored from a copy. Empty = unknown (the row had been pruned already).
+    /// What the newest event's row said, to tell it from another event of the same id in a
+    /// database that was restored from a copy. Empty = unknown (the row had been pruned already).
     pub(crate) mark: String,
+    /// Where ids need not become visible in their order: up to here nothing new can appear.
+    pub(crate) floor: i64,
+    /// And of the ids above it, those that were seen.
+    pub(crate) seen: Arc<BTreeSet<i64>>,
 }
+
+impl PartialEq for Cursor {
+    /// The same place, however much each still remembers of what lies behind it.
+    fn eq(&self, other: &Self) -> bool {
+        let above = self.floor.max(other.floor) + 1;
+        (self.id, &self.mark) == (other.id, &other.mark)
+            && self.seen.range(above..).eq(other.seen.range(above..))
+    }
+}
+
+impl Eq for Cursor {}
 
 impl fmt::Debug for Revision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -22,7 +22,7 @@ mod store;
 
 use std::sync::Arc;
 
-pub use crate::config::{DatabaseType, Now, StoreConfig};
+pub use crate::config::{AwsIam, DatabaseType, Now, StoreConfig, TlsFiles};
 pub use crate::error::{JoinTokenError, StoreError};
 pub use crate::feed::{
     Changes, EntryChange, NodeChange, ResnapshotReason, Revision, Since, Snapshot,

@@ -1,7 +1,7 @@
 //! The store over SQL: connections, transactions, and who waits for whom.
 //!
-//! Reads run in transactions of their own on several connections and see one state each. Writes
-//! go through a single connection, one after the other.
+//! Reads run in transactions of their own and see one state each. On SQLite writes go through a
+//! single connection, one after the other; elsewhere they lock the rows that they change.
 
 mod bundle_rows;
 mod bundles;
@@ -10,30 +10,44 @@ mod dialect;
 mod entries;
 mod entry_rows;
 mod entry_rules;
+mod failure;
 mod federation;
 mod feed;
 mod filters;
+mod iam;
 mod join_tokens;
+mod link;
+mod listen;
 mod migrate;
+mod mysql_dsn;
 mod node_rows;
 mod nodes;
 mod open;
 mod pages;
+mod postgres_dsn;
 mod schema;
+mod settle;
 mod sqlite_dsn;
 mod store;
 mod timestamp;
 mod tx;
+mod version;
+mod zone;
 
+use std::future::Future;
+use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::SelectStatement;
-use sea_orm::{DatabaseConnection, TransactionTrait};
+use sea_orm::{DatabaseTransaction, DbErr, TransactionOptions, TransactionTrait};
+use steeple_runtime::{Drain, Tasks};
 use tokio::sync::watch;
 
 use crate::config::Now;
 use crate::error::StoreError;
 use dialect::Dialect;
+use failure::Retry;
+use link::Source;
 use tx::Tx;
 
 const BUNDLES: &str = "bundles";
@@ -53,69 +67,189 @@ const SELECTORS: &str = "selectors";
 /// How many values one IN (…) may list, below every dialect's limit.
 const IN_LIST: usize = 500;
 
+/// How often a transaction is begun again that stood in another one's way.
+const CONFLICTS: u32 = 20;
+
+/// How often one is begun again because somebody made the same row first.
+const DUPLICATES: u32 = 3;
+
 /// The one implementation of [`crate::Store`].
 pub(crate) struct SqlStore {
     dialect: Dialect,
-    writer: DatabaseConnection,
-    readers: DatabaseConnection,
+    /// What is written to. On SQLite a single connection.
+    writer: Source,
+    /// Further connections to the same database that only read; none = the writer's serve.
+    readers: Option<Source>,
+    /// A copy that may be behind.
+    replica: Option<Source>,
     now: Now,
     busy_deadline: Duration,
     wake: watch::Sender<u64>,
     created: bool,
+    settled_at: Mutex<Option<Instant>>,
+    /// The listener; ended by the drain.
+    tasks: Tasks,
+    drain: Mutex<Option<Drain>>,
+}
+
+/// Whether a row that somebody else made first is a reason to look again.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum IfMade {
+    Refuse,
+    LookAgain,
+}
+
+/// How often a transaction was begun.
+struct Attempts {
+    if_made: IfMade,
+    conflicts: u32,
+    duplicates: u32,
+}
+
+impl Attempts {
+    fn new(if_made: IfMade) -> Self {
+        Self { if_made, conflicts: 0, duplicates: 0 }
+    }
+
+    /// Whether to begin again, after a pause that keeps two from meeting again and again.
+    async fn go_on(&mut self, retry: Retry) -> bool {
+        let again = match retry {
+            Retry::Never => false,
+            Retry::Conflict => {
+                self.conflicts += 1;
+                self.conflicts <= CONFLICTS
+            }
+            Retry::Duplicate => {
+                self.duplicates += 1;
+                self.if_made == IfMade::LookAgain && self.duplicates <= DUPLICATES
+            }
+        };
+        if again {
+            let longest = 4_u64 << self.conflicts.min(6);
+            tokio::time::sleep(Duration::from_millis(1 + fastrand::u64(..longest))).await;
+        }
+        again
+    }
 }
 
 impl SqlStore {
-    /// Begins a transaction that sees one state of the database.
+    /// Begins a transaction that sees one current state of the database.
     async fn read(&self) -> Result<Tx, StoreError> {
-        let options = self.dialect.read_options();
-        let begun = self.readers.begin_with_options(options).await;
-        let inner = begun.map_err(|error| self.dialect.error(&error))?;
+        let source = self.readers.as_ref().unwrap_or(&self.writer);
+        let inner = self.begin(source, self.dialect.read_options()).await?;
         Ok(Tx::reading(inner, self.dialect))
     }
 
-    /// Begins a transaction that may write, after those that are ahead of it.
-    ///
-    /// Another process may hold the write lock for longer than the driver waits; nothing has
-    /// happened yet, so beginning again is safe until the deadline.
-    async fn write(&self) -> Result<Tx, StoreError> {
-        let started = Instant::now();
-        loop {
-            let options = self.dialect.write_options();
-            match self.writer.begin_with_options(options).await {
-                Ok(inner) => return Ok(Tx::writing(inner, self.dialect, (self.now)())),
-                Err(error)
-                    if self.dialect.is_busy(&error) && started.elapsed() < self.busy_deadline =>
-                {
-                    tokio::time::sleep(Duration::from_millis(10)).await;
-                }
-                Err(error) => return Err(self.dialect.error(&error)),
+    /// Begins a transaction that sees one state of the database, which may be a little old.
+    async fn read_stale(&self) -> Result<(Tx, feed::From), StoreError> {
+        if let Some(replica) = &self.replica {
+            match self.begin(replica, self.dialect.read_options()).await {
+                Ok(inner) => return Ok((Tx::reading(inner, self.dialect), feed::From::Replica)),
+                // The other one still has everything.
+                Err(error) => tracing::debug!(
+                    subsystem_name = "sql",
+                    %error,
+                    "Reading from the primary database instead of the read-only one"
+                ),
             }
+        }
+        Ok((self.read().await?, feed::From::Primary))
+    }
+
+    /// Begins a transaction that may write, after those that are ahead of it.
+    async fn write(&self) -> Result<Tx, StoreError> {
+        let inner = self.begin(&self.writer, self.dialect.write_options()).await?;
+        Ok(Tx::writing(inner, self.dialect, (self.now)()))
+    }
+
+    /// Nothing has happened yet when beginning fails, so beginning again is safe: on SQLite until
+    /// the deadline, as another process may hold the write lock for longer than the driver waits;
+    /// elsewhere once, if the server answers, as the connection may be one from before it was
+    /// started anew.
+    async fn begin(
+        &self,
+        source: &Source,
+        options: TransactionOptions,
+    ) -> Result<DatabaseTransaction, StoreError> {
+        source.enter(self.dialect, &self.now).await?;
+        let started = Instant::now();
+        let mut lost = 0;
+        loop {
+            let error = match source.connection.begin_with_options(options.clone()).await {
+                Ok(inner) => return Ok(inner),
+                Err(error) => error,
+            };
+            if self.dialect.is_busy(&error) && started.elapsed() < self.busy_deadline {
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                continue;
+            }
+            let told = self.dialect.error(&error);
+            if !matches!(told, StoreError::Unavailable(_)) || source.is_saturated() || lost > 2 {
+                return Err(told);
+            }
+            lost += 1;
+            source.try_again(self.dialect).await?;
         }
     }
 
     /// Commits if the work was done, else takes all of it back.
-    async fn finish<T, E: From<StoreError>>(&self, tx: Tx, done: Result<T, E>) -> Result<T, E> {
+    async fn finish<T>(
+        &self,
+        tx: Tx,
+        done: Result<T, StoreError>,
+    ) -> (Result<T, StoreError>, Retry) {
         match done {
             Ok(value) => {
                 let wrote_events = tx.wrote_events();
-                tx.commit().await?;
+                if let Err(error) = tx.commit().await {
+                    return (Err(error), Retry::Never);
+                }
                 if wrote_events {
                     self.wake.send_modify(|count| *count = count.wrapping_add(1));
                 }
-                Ok(value)
+                (Ok(value), Retry::Never)
             }
             Err(error) => {
+                let retry = tx.retry();
                 if let Err(rollback) = tx.rollback().await {
                     tracing::warn!(subsystem_name = "sql", error = %rollback, "Rollback failed");
                 }
-                Err(error)
+                (Err(error), retry)
             }
         }
+    }
+
+    /// Gives the work the time that it may take. What is dropped is taken back by the database.
+    async fn within<T>(
+        &self,
+        work: impl Future<Output = Result<T, StoreError>> + Send,
+    ) -> Result<T, StoreError> {
+        if matches!(self.dialect, Dialect::Sqlite { .. }) {
+            return work.await;
+        }
+        match tokio::time::timeout(self.busy_deadline, work).await {
+            Ok(done) => done,
+            Err(_) => {
+                self.writer.doubt();
+                Err(StoreError::Unavailable(format!(
+                    "datastore-sql: the database did not answer within {} s",
+                    self.busy_deadline.as_secs_f32()
+                )))
+            }
+        }
+    }
+
+    /// A failed statement outside a transaction of ours.
+    fn error(&self, error: &DbErr) -> StoreError {
+        self.dialect.error(error)
     }
 }
 
 /// The number that a `SELECT COUNT(*)` answers.
 async fn count(tx: &Tx, select: &SelectStatement) -> Result<u64, StoreError> {
-    let count: Option<i64> = tx.one(select).await?.map(|row| row.get(0)).transpose()?;
-    Ok(count.unwrap_or(0).cast_unsigned())
+    let count: i64 = match tx.one(select).await? {
+        Some(row) => row.get_or_default(0)?,
+        None => 0,
+    };
+    Ok(count.cast_unsigned())
 }

@@ -1,195 +1,276 @@
 //! Everything that differs between SQL dialects. The rest of `sql` is one code path.
-//!
-//! PostgreSQL and MySQL join in with their drivers; what they need is named at each function.
 
 use std::time::SystemTime;
 
-use sea_orm::sea_query::{Expr, ExprTrait, InsertStatement, SelectStatement, Value};
-use sea_orm::{ConnectionTrait, DbErr, RuntimeErr, SqliteTransactionMode, TransactionOptions};
+use sea_orm::sea_query::{
+    BinOper, Expr, ExprTrait, InsertStatement, LockType, Query, SelectStatement, SimpleExpr, Value,
+};
+use sea_orm::{
+    AccessMode, ConnectionTrait, DbErr, IsolationLevel, SqliteTransactionMode,
+    TransactionOptions,
+};
 
-use super::timestamp;
-use crate::error::StoreError;
+use super::timestamp::{self, Nanos};
+use super::zone::Zone;
 
 /// A dialect and what has to be known to write it.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Dialect {
     /// Timestamps are texts there, written in the zone that SPIRE would write them in.
     Sqlite { utc_offset_seconds: i32 },
+    /// PostgreSQL.
+    Postgres,
+    /// MySQL and MariaDB. Timestamps have no zone there; Go's driver is told which they are in.
+    MySql { zone: Zone },
 }
 
 impl Dialect {
     /// How a transaction that may write begins.
     ///
     /// SQLite takes its one write lock at once: a transaction that reads first and asks for the
-    /// lock later is refused when somebody else wrote in between. (PostgreSQL and MySQL:
-    /// REPEATABLE READ and [`Dialect::lock_rows`].)
+    /// lock later is refused when somebody else wrote in between. The others lock the rows that
+    /// they are about to change and so see them as they are, not as they were at the start.
     pub(super) fn write_options(self) -> TransactionOptions {
         match self {
             Self::Sqlite { .. } => TransactionOptions {
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Immediate),
                 ..TransactionOptions::default()
             },
+            Self::Postgres | Self::MySql { .. } => TransactionOptions {
+                isolation_level: Some(IsolationLevel::ReadCommitted),
+                ..TransactionOptions::default()
+            },
         }
     }
 
-    /// How a transaction that sees one state of the database begins. (PostgreSQL and MySQL:
-    /// REPEATABLE READ, read only.)
+    /// How a transaction that sees one state of the database begins.
     pub(super) fn read_options(self) -> TransactionOptions {
         match self {
             Self::Sqlite { .. } => TransactionOptions {
                 sqlite_transaction_mode: Some(SqliteTransactionMode::Deferred),
                 ..TransactionOptions::default()
             },
+            Self::Postgres | Self::MySql { .. } => TransactionOptions {
+                isolation_level: Some(IsolationLevel::RepeatableRead),
+                access_mode: Some(AccessMode::ReadOnly),
+                ..TransactionOptions::default()
+            },
         }
     }
 
-    /// Locks what a transaction reads in order to change it. (PostgreSQL and MySQL: FOR UPDATE.)
+    /// Locks what a transaction reads in order to change it.
     pub(super) fn lock_rows(self, select: &mut SelectStatement) -> &mut SelectStatement {
         match self {
             // The write lock is held since BEGIN IMMEDIATE.
             Self::Sqlite { .. } => select,
+            Self::Postgres | Self::MySql { .. } => select.lock(LockType::Update),
         }
     }
 
-    /// Inserts one row and answers its id. (PostgreSQL: RETURNING id.)
+    /// Keeps other servers' transactions of the same kind out until this one ends.
+    ///
+    /// What no unique index forbids (two similar entries) is forbidden by this. SPIRE takes no
+    /// such lock, so beside it a duplicate may appear, as it may beside a second SPIRE.
+    pub(super) async fn exclude(
+        self,
+        connection: &impl ConnectionTrait,
+        what: &str,
+    ) -> Result<(), DbErr> {
+        match self {
+            Self::Sqlite { .. } => {}
+            Self::Postgres => {
+                let mut select = Query::select();
+                select.expr(Expr::cust_with_values(
+                    "pg_advisory_xact_lock(hashtextextended($1, 7))",
+                    [what],
+                ));
+                connection.query_one(&select).await?;
+            }
+            // Its named locks belong to connections and not to transactions; a row that always
+            // is there serves as well.
+            Self::MySql { .. } => {
+                let mut select = Query::select();
+                select.column("id").from(super::MIGRATIONS).lock(LockType::Update);
+                connection.query_all(&select).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Inserts one row and answers its id.
     pub(super) async fn insert_one(
         self,
         connection: &impl ConnectionTrait,
-        insert: &InsertStatement,
+        mut insert: InsertStatement,
     ) -> Result<i64, DbErr> {
         match self {
-            Self::Sqlite { .. } => {
-                let done = connection.execute(insert).await?;
+            Self::Sqlite { .. } | Self::MySql { .. } => {
+                let done = connection.execute(&insert).await?;
                 i64::try_from(done.last_insert_id()).map_err(|_| DbErr::UnpackInsertId)
             }
-        }
-    }
-
-    /// A point in time as the value of a timestamp column.
-    pub(super) fn timestamp(self, at: SystemTime) -> Value {
-        match self {
-            Self::Sqlite { utc_offset_seconds } => {
-                timestamp::format(timestamp::Nanos::from(at), utc_offset_seconds).into()
+            Self::Postgres => {
+                insert.returning_col("id");
+                let row = connection.query_one(&insert).await?.ok_or(DbErr::UnpackInsertId)?;
+                row.try_get_by_index::<i32>(0).map(i64::from)
             }
         }
     }
 
-    /// Seconds since the epoch as the value of a timestamp column.
-    pub(super) fn timestamp_seconds(self, seconds: i64) -> Value {
+    /// The time that rows of a transaction are stamped with, as exact as the database keeps it.
+    pub(super) fn stamp(self, now: SystemTime) -> SystemTime {
+        match self {
+            Self::Sqlite { .. } | Self::Postgres => now,
+            Self::MySql { .. } => Nanos::from(now).rounded().to_system_time(),
+        }
+    }
+
+    /// A point in time for a timestamp column.
+    pub(super) fn timestamp(self, at: SystemTime) -> SimpleExpr {
+        self.nanos(Nanos::from(at))
+    }
+
+    /// Seconds since the epoch for a timestamp column.
+    pub(super) fn timestamp_seconds(self, seconds: i64) -> SimpleExpr {
+        self.nanos(Nanos::from_seconds(seconds))
+    }
+
+    /// A timestamp that is not known.
+    pub(super) fn no_timestamp(self) -> SimpleExpr {
+        match self {
+            Self::Sqlite { .. } | Self::MySql { .. } => Expr::val(Value::String(None)),
+            Self::Postgres => Expr::cust("NULL"),
+        }
+    }
+
+    fn nanos(self, at: Nanos) -> SimpleExpr {
         match self {
             Self::Sqlite { utc_offset_seconds } => {
-                timestamp::format(timestamp::Nanos::from_seconds(seconds), utc_offset_seconds)
-                    .into()
+                Expr::val(timestamp::format(at, utc_offset_seconds))
             }
+            Self::Postgres => Expr::val(timestamp::format(at, 0)).cast_as("timestamptz"),
+            Self::MySql { zone } => {
+                Expr::val(timestamp::format_without_zone(at, zone.offset_at(at.seconds())))
+            }
+        }
+    }
+
+    /// A timestamp column as [`super::tx::Row::timestamp`] reads it.
+    pub(super) fn select_timestamp(self, column: &'static str) -> SimpleExpr {
+        match self {
+            Self::Sqlite { .. } => Expr::col(column),
+            // Microseconds since the epoch; what is no time (infinity) is none.
+            Self::Postgres => Expr::cust(format!(
+                "CASE WHEN isfinite(\"{column}\") THEN \
+                 CAST(EXTRACT(EPOCH FROM \"{column}\") * 1000000 AS bigint) END"
+            )),
+            Self::MySql { .. } => Expr::col(column).cast_as("CHAR"),
         }
     }
 
     /// Whether a timestamp column lies before a time in seconds since the epoch.
     ///
-    /// SPIRE compares the texts, which is right as long as all of them are in one zone. Rows of
-    /// two programs need not be, so here SQLite makes times of them first.
-    pub(super) fn is_before(self, column: &'static str, seconds: i64) -> Expr {
+    /// SPIRE compares the texts on SQLite, which is right as long as all of them are in one zone.
+    /// Rows of two programs need not be, so here SQLite makes times of them first.
+    pub(super) fn is_before(self, column: &'static str, seconds: i64) -> SimpleExpr {
         match self {
             Self::Sqlite { .. } => Expr::cust(format!("unixepoch(\"{column}\")")).lt(seconds),
+            Self::Postgres | Self::MySql { .. } => {
+                Expr::col(column).lt(self.timestamp_seconds(seconds))
+            }
         }
     }
 
-    /// The id of the newest row that a table ever had, deleted since or not; 0 = none ever.
+    /// That a text column is exactly this. SPIRE's tables on MySQL have a collation that knows no
+    /// case, which would let one SPIFFE ID pass for another.
+    pub(super) fn is(self, column: &'static str, text: &str) -> SimpleExpr {
+        let equal = Expr::col(column).eq(text);
+        match self {
+            Self::Sqlite { .. } | Self::Postgres => equal,
+            // The first half finds the row by the index, the second half looks twice.
+            Self::MySql { .. } => {
+                equal.and(Expr::col(column).binary(BinOper::Equal, binary(text)))
+            }
+        }
+    }
+
+    /// That a text column is exactly one of these.
+    pub(super) fn is_one_of<'a>(
+        self,
+        column: (&'static str, &'static str),
+        texts: impl Iterator<Item = &'a str> + Clone,
+    ) -> SimpleExpr {
+        let listed = Expr::col(column).is_in(texts.clone());
+        match self {
+            Self::Sqlite { .. } | Self::Postgres => listed,
+            Self::MySql { .. } => listed.and(Expr::col(column).is_in(texts.map(binary))),
+        }
+    }
+
+    /// The id of the newest row that a table ever had on SQLite, deleted since or not; 0 = none.
     ///
     /// SQLite keeps it in `sqlite_sequence`, inside the transaction: a rollback takes it back, so
     /// that ids have no gaps but those that deleting makes.
     pub(super) async fn newest_id(
-        self,
         connection: &impl ConnectionTrait,
         table: &'static str,
     ) -> Result<i64, DbErr> {
-        match self {
-            Self::Sqlite { .. } => {
-                let mut select = SelectStatement::new();
-                select.column("seq").from("sqlite_sequence").and_where(Expr::col("name").eq(table));
-                match connection.query_one(&select).await? {
-                    Some(row) => row.try_get_by_index(0),
-                    None => Ok(0),
-                }
-            }
+        let mut select = SelectStatement::new();
+        select.column("seq").from("sqlite_sequence").and_where(Expr::col("name").eq(table));
+        match connection.query_one(&select).await? {
+            Some(row) => row.try_get_by_index(0),
+            None => Ok(0),
         }
+    }
+
+    /// Whether ids become visible in their order, without gaps: only where there is one writer.
+    pub(super) fn has_ordered_ids(self) -> bool {
+        matches!(self, Self::Sqlite { .. })
     }
 
     /// The largest row id that a page token can stand for; a larger one is past the end.
     pub(super) fn max_id(self) -> u64 {
         match self {
             Self::Sqlite { .. } => i64::MAX.cast_unsigned(),
+            Self::Postgres => i32::MAX.cast_unsigned().into(),
+            Self::MySql { .. } => u32::MAX.into(),
         }
     }
 
-    /// A failed statement, in SPIRE's words. The driver's texts hold no values.
-    pub(super) fn error(self, error: &DbErr) -> StoreError {
-        let (DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error))
-        | DbErr::Conn(RuntimeErr::SqlxError(error))) = error
-        else {
-            let text = format!("datastore-sql: {error}");
-            return match error {
-                DbErr::ConnectionAcquire(_) | DbErr::Conn(_) => StoreError::Unavailable(text),
-                _ => StoreError::Internal(text),
-            };
-        };
-        self.driver_error(error)
-    }
-
-    pub(super) fn driver_error(self, error: &sea_orm::sqlx::Error) -> StoreError {
-        use sea_orm::sqlx::Error;
-        let Error::Database(database) = error else {
-            let text = format!("datastore-sql: {error}");
-            return match error {
-                Error::Io(_) | Error::PoolTimedOut | Error::PoolClosed | Error::WorkerCrashed => {
-                    StoreError::Unavailable(text)
-                }
-                _ => StoreError::Internal(text),
-            };
-        };
-        let text = format!("datastore-sql: {}", database.message());
+    /// Whether a table has a column; with none named, whether there is the table.
+    pub(super) fn find_column(self, table: &str, column: Option<&str>) -> SelectStatement {
+        let mut select = Query::select();
+        select.expr(Expr::val(1));
         match self {
             Self::Sqlite { .. } => {
-                match database.code().and_then(|code| code.parse::<i32>().ok()) {
-                    // The low byte is the primary result code.
-                    Some(code) if code & 0xff == SQLITE_CONSTRAINT => {
-                        StoreError::AlreadyExists(text)
-                    }
-                    Some(code) if SQLITE_UNAVAILABLE.contains(&(code & 0xff)) => {
-                        StoreError::Unavailable(text)
-                    }
-                    _ => StoreError::Internal(text),
+                select.from(sea_orm::sea_query::TableRef::FunctionCall(
+                    sea_orm::sea_query::Func::cust("pragma_table_info").arg(table),
+                    "columns".into(),
+                ));
+                if let Some(column) = column {
+                    select.and_where(Expr::col("name").eq(column));
+                }
+            }
+            Self::Postgres | Self::MySql { .. } => {
+                let schema = if matches!(self, Self::Postgres) {
+                    "current_schema()"
+                } else {
+                    "DATABASE()"
+                };
+                select
+                    .from(("information_schema", "columns"))
+                    .and_where(Expr::col("table_schema").eq(Expr::cust(schema)))
+                    .and_where(Expr::col("table_name").eq(table));
+                if let Some(column) = column {
+                    select.and_where(Expr::col("column_name").eq(column));
                 }
             }
         }
-    }
-
-    /// Whether somebody else holds the write lock, so that beginning again may help.
-    pub(super) fn is_busy(self, error: &DbErr) -> bool {
-        let (DbErr::Exec(RuntimeErr::SqlxError(error))
-        | DbErr::Query(RuntimeErr::SqlxError(error))
-        | DbErr::Conn(RuntimeErr::SqlxError(error))) = error
-        else {
-            return false;
-        };
-        self.is_busy_driver(error)
-    }
-
-    /// The same of an error of the driver itself.
-    pub(super) fn is_busy_driver(self, error: &sea_orm::sqlx::Error) -> bool {
-        let sea_orm::sqlx::Error::Database(database) = error else { return false };
-        match self {
-            Self::Sqlite { .. } => database
-                .code()
-                .and_then(|code| code.parse::<i32>().ok())
-                .is_some_and(|code| matches!(code & 0xff, SQLITE_BUSY | SQLITE_LOCKED)),
-        }
+        select.limit(1);
+        select
     }
 }
 
-const SQLITE_BUSY: i32 = 5;
-const SQLITE_LOCKED: i32 = 6;
-const SQLITE_CONSTRAINT: i32 = 19;
-/// BUSY, LOCKED, READONLY, IOERR, FULL, CANTOPEN.
-const SQLITE_UNAVAILABLE: [i32; 6] = [SQLITE_BUSY, SQLITE_LOCKED, 8, 10, 13, 14];
+fn binary(text: &str) -> SimpleExpr {
+    Expr::val(text).cast_as("BINARY")
+}
+

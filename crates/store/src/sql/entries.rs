@@ -26,6 +26,7 @@ pub(super) async fn create_or_return_similar(
     new: NewEntry,
 ) -> Result<(Entry, bool), StoreError> {
     entry_rules::check_new(&new)?;
+    tx.exclude(&format!("{} {}", new.spiffe_id, new.parent_id)).await?;
     if let Some(similar) = find_similar(tx, &new).await? {
         return Ok((similar, true));
     }
@@ -54,7 +55,7 @@ async fn find_similar(tx: &Tx, new: &NewEntry) -> Result<Option<Entry>, StoreErr
         selectors: one,
         ..EntryFilter::default()
     };
-    let found = entry_rows::find(tx, filters::entries(&filter)?, None).await?;
+    let found = entry_rows::find(tx, filters::entries(&filter, tx.dialect)?, None).await?;
     let mut entries = found.entries.into_iter().map(|stored| stored.entry);
     Ok(entries.find(|entry| entry.selectors.iter().eq(wanted.iter().copied())))
 }
@@ -282,7 +283,7 @@ pub(super) async fn list(
     page: Option<&Page>,
 ) -> Result<(Vec<Entry>, Option<String>), StoreError> {
     let found =
-        entry_rows::find(tx, filters::entries(filter)?, page).await.map_err(spires_words)?;
+        entry_rows::find(tx, filters::entries(filter, tx.dialect)?, page).await.map_err(spires_words)?;
     let next = pages::next_token(page, found.last_id);
     Ok((found.entries.into_iter().map(|stored| stored.entry).collect(), next))
 }
@@ -300,7 +301,7 @@ fn spires_words(error: StoreError) -> StoreError {
 
 pub(super) async fn count(tx: &Tx, filter: &EntryFilter) -> Result<u64, StoreError> {
     let mut select = Query::select();
-    select.expr(Expr::cust("COUNT(*)")).from(ENTRIES).cond_where(filters::entries(filter)?);
+    select.expr(Expr::cust("COUNT(*)")).from(ENTRIES).cond_where(filters::entries(filter, tx.dialect)?);
     super::count(tx, &select).await
 }
 
@@ -308,7 +309,7 @@ pub(super) async fn count(tx: &Tx, filter: &EntryFilter) -> Result<u64, StoreErr
 pub(super) async fn fetch_many(tx: &Tx, entry_ids: &[String]) -> Result<Vec<Entry>, StoreError> {
     let mut entries = Vec::with_capacity(entry_ids.len());
     for ids in entry_ids.chunks(IN_LIST) {
-        let listed = Expr::col("entry_id").is_in(ids.iter().map(String::as_str));
+        let listed = tx.dialect.is_one_of((ENTRIES, "entry_id"), ids.iter().map(String::as_str));
         let found = entry_rows::find(tx, Cond::all().add(listed), None).await?;
         entries.extend(found.entries.into_iter().map(|stored| stored.entry));
     }

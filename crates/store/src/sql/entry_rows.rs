@@ -7,6 +7,7 @@ use sea_orm::sea_query::{Cond, Condition, Expr, ExprTrait, Order, Query, SelectS
 use steeple_proto::spire::common::registration_entry::AdditionalAttributes;
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 
+use super::dialect::Dialect;
 use super::timestamp::Nanos;
 use super::tx::{Row, Tx};
 use super::{BUNDLES, DNS_NAMES, ENTRIES, FEDERATED_ENTRIES, IN_LIST, SELECTORS, pages};
@@ -31,7 +32,7 @@ pub(super) async fn find(
     fits: Condition,
     page: Option<&Page>,
 ) -> Result<EntryPage, StoreError> {
-    let mut select = select_entries();
+    let mut select = select_entries(tx.dialect);
     select.cond_where(fits);
     pages::apply(tx.dialect, &mut select, page)?;
     tx.lock_rows(&mut select);
@@ -44,7 +45,7 @@ pub(super) async fn find_by_entry_id(
     tx: &Tx,
     entry_id: &str,
 ) -> Result<Option<StoredEntry>, StoreError> {
-    let found = find(tx, Cond::all().add(Expr::col("entry_id").eq(entry_id)), None).await?;
+    let found = find(tx, Cond::all().add(tx.dialect.is("entry_id", entry_id)), None).await?;
     match (found.entries.into_iter().next(), found.last_id) {
         (Some(entry), _) => Ok(Some(entry)),
         (None, None) => Ok(None),
@@ -58,7 +59,7 @@ pub(super) async fn find_all(tx: &Tx) -> Result<Vec<Entry>, StoreError> {
     let mut all = Vec::new();
     let mut page = Page { token: None, size: ROWS_PER_READ };
     loop {
-        let mut select = select_entries();
+        let mut select = select_entries(tx.dialect);
         pages::apply(tx.dialect, &mut select, Some(&page))?;
         let rows = tx.all(&select).await?;
         let read = load(tx, &rows, Reach::Contiguous).await?;
@@ -70,7 +71,7 @@ pub(super) async fn find_all(tx: &Tx) -> Result<Vec<Entry>, StoreError> {
     }
 }
 
-fn select_entries() -> SelectStatement {
+fn select_entries(dialect: Dialect) -> SelectStatement {
     let mut select = Query::select();
     select
         .columns([
@@ -87,8 +88,8 @@ fn select_entries() -> SelectStatement {
             "store_svid",
             "hint",
             "additional_attributes",
-            "created_at",
         ])
+        .expr(dialect.select_timestamp("created_at"))
         .from(ENTRIES);
     select
 }
@@ -204,7 +205,7 @@ async fn add_selectors(
         .and_where(wanted.of_column((SELECTORS, "registered_entry_id")));
     for row in tx.all(&select).await? {
         // Rows of entries that are gone may lie around from old releases.
-        if let Some(&place) = places.get(&row.get(0)?) {
+        if let Some(&place) = places.get(&row.get::<i64>(0)?) {
             let (kind, value): (String, String) = (row.get_or_default(1)?, row.get_or_default(2)?);
             entries[place].entry.selectors.push(Selector::new(&kind, &value));
         }
@@ -225,7 +226,7 @@ async fn add_dns_names(
         .and_where(wanted.of_column((DNS_NAMES, "registered_entry_id")))
         .order_by("id", Order::Asc);
     for row in tx.all(&select).await? {
-        if let Some(&place) = places.get(&row.get(0)?) {
+        if let Some(&place) = places.get(&row.get::<i64>(0)?) {
             entries[place].entry.dns_names.push(row.get_or_default(1)?);
         }
     }
@@ -247,7 +248,7 @@ async fn add_trust_domains(
         .and_where(wanted.of_column((FEDERATED_ENTRIES, "registered_entry_id")))
         .order_by((BUNDLES, "trust_domain"), Order::Asc);
     for row in tx.all(&select).await? {
-        if let Some(&place) = places.get(&row.get(0)?) {
+        if let Some(&place) = places.get(&row.get::<i64>(0)?) {
             let name: String = row.get_or_default(1)?;
             match TrustDomain::from_name_or_id(&name) {
                 Ok(trust_domain) => entries[place].entry.federates_with.push(trust_domain),

@@ -1,11 +1,14 @@
 //! The change feed on the event tables (CH-03 to CH-08); why it cannot skip is in ADR 0002.
 
+pub(super) mod unordered;
+
 use std::collections::HashMap;
 use std::time::SystemTime;
 
 use sea_orm::sea_query::{Cond, Expr, ExprTrait, Order, Query};
 use steeple_spiffe::SpiffeId;
 
+use super::dialect::Dialect;
 use super::tx::Tx;
 use super::{ENTRY_EVENTS, IN_LIST, NODE_EVENTS, entries, entry_rows, node_rows, timestamp};
 use crate::error::{StoreError, excerpt};
@@ -18,13 +21,22 @@ const MAX_EVENTS: i64 = 50_000;
 
 /// An event table and the column that says whom an event is about.
 #[derive(Clone, Copy)]
-struct Events {
-    table: &'static str,
+pub(super) struct Events {
+    pub(super) table: &'static str,
     subject: &'static str,
 }
 
-const ENTRY: Events = Events { table: ENTRY_EVENTS, subject: "entry_id" };
-const NODE: Events = Events { table: NODE_EVENTS, subject: "spiffe_id" };
+pub(super) const ENTRY: Events = Events { table: ENTRY_EVENTS, subject: "entry_id" };
+pub(super) const NODE: Events = Events { table: NODE_EVENTS, subject: "spiffe_id" };
+
+/// Which copy of the database is read.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum From {
+    /// The one that is written to.
+    Primary,
+    /// One that may be behind.
+    Replica,
+}
 
 /// What happened to one table: where it stands now and who was touched, each once.
 type News = Result<(Cursor, Vec<String>), ResnapshotReason>;
@@ -37,12 +49,16 @@ pub(super) async fn snapshot(tx: &Tx) -> Result<Snapshot, StoreError> {
     })
 }
 
-pub(super) async fn changes_since(tx: &Tx, after: &Revision) -> Result<Since, StoreError> {
-    let (entry_cursor, entry_ids) = match news(tx, ENTRY, &after.entries).await? {
+pub(super) async fn changes_since(
+    tx: &Tx,
+    after: &Revision,
+    from: From,
+) -> Result<Since, StoreError> {
+    let (entry_cursor, entry_ids) = match news(tx, ENTRY, &after.entries, from).await? {
         Ok(news) => news,
         Err(reason) => return Ok(Since::ResnapshotNeeded(reason)),
     };
-    let (node_cursor, node_ids) = match news(tx, NODE, &after.nodes).await? {
+    let (node_cursor, node_ids) = match news(tx, NODE, &after.nodes, from).await? {
         Ok(news) => news,
         Err(reason) => return Ok(Since::ResnapshotNeeded(reason)),
     };
@@ -55,14 +71,22 @@ pub(super) async fn changes_since(tx: &Tx, after: &Revision) -> Result<Since, St
 
 /// Where an event table stands now.
 async fn head(tx: &Tx, events: Events) -> Result<Cursor, StoreError> {
+    if !tx.dialect.has_ordered_ids() {
+        return unordered::head(tx, events).await;
+    }
     let id = newest_id(tx, events).await?;
-    let mark = read_events(tx, events, id).await?.into_iter().next();
-    Ok(Cursor { id, mark: mark.map(Event::into_mark).unwrap_or_default() })
+    let mark = read_events(tx, events, Expr::col("id").gte(id)).await?.into_iter().next();
+    Ok(Cursor { id, mark: mark.map(Event::into_mark).unwrap_or_default(), ..Cursor::default() })
 }
 
 async fn newest_id(tx: &Tx, events: Events) -> Result<i64, StoreError> {
-    let id = tx.dialect.newest_id(&tx.inner, events.table).await;
-    id.map_err(|error| tx.dialect.error(&error))
+    if tx.dialect.has_ordered_ids() {
+        let id = Dialect::newest_id(&tx.inner, events.table).await;
+        return id.map_err(|error| tx.error(&error));
+    }
+    let mut select = Query::select();
+    select.expr(Expr::cust("MAX(id)")).from(events.table);
+    Ok(tx.one(&select).await?.map(|row| row.get_or_default(0)).transpose()?.unwrap_or(0))
 }
 
 struct Event {
@@ -77,14 +101,19 @@ impl Event {
     }
 }
 
-/// The events from an id on, that one included.
-async fn read_events(tx: &Tx, events: Events, from: i64) -> Result<Vec<Event>, StoreError> {
+/// The events that fit, in the order of their ids.
+async fn read_events(tx: &Tx, events: Events, fits: Expr) -> Result<Vec<Event>, StoreError> {
+    let written_at = match tx.dialect {
+        Dialect::Postgres => Expr::col("created_at").cast_as("text"),
+        Dialect::MySql { .. } => Expr::col("created_at").cast_as("CHAR"),
+        Dialect::Sqlite { .. } => Expr::col("created_at").cast_as("TEXT"),
+    };
     let mut select = Query::select();
     select
         .columns(["id", events.subject])
-        .expr(Expr::col("created_at").cast_as("TEXT"))
+        .expr(written_at)
         .from(events.table)
-        .and_where(Expr::col("id").gte(from))
+        .and_where(fits)
         .order_by("id", Order::Asc);
     let rows = tx.all(&select).await?;
     rows.iter()
@@ -98,7 +127,15 @@ async fn read_events(tx: &Tx, events: Events, from: i64) -> Result<Vec<Event>, S
         .collect()
 }
 
-async fn news(tx: &Tx, events: Events, after: &Cursor) -> Result<News, StoreError> {
+async fn news(
+    tx: &Tx,
+    events: Events,
+    after: &Cursor,
+    from: From,
+) -> Result<News, StoreError> {
+    if !tx.dialect.has_ordered_ids() {
+        return unordered::news(tx, events, after, from).await;
+    }
     let newest = newest_id(tx, events).await?;
     if newest < after.id {
         return Ok(Err(ResnapshotReason::Replaced));
@@ -106,7 +143,8 @@ async fn news(tx: &Tx, events: Events, after: &Cursor) -> Result<News, StoreErro
     if newest - after.id > MAX_EVENTS {
         return Ok(Err(ResnapshotReason::TooMany));
     }
-    Ok(follow(after, newest, read_events(tx, events, after.id).await?))
+    let read = read_events(tx, events, Expr::col("id").gte(after.id)).await?;
+    Ok(follow(after, newest, read))
 }
 
 /// Checks that every id from the cursor to the newest is there, and gathers who was touched.
@@ -203,7 +241,7 @@ mod tests {
     }
 
     fn cursor(id: i64) -> Cursor {
-        Cursor { id, mark: format!("t s{id}") }
+        Cursor { id, mark: format!("t s{id}"), ..Cursor::default() }
     }
 
     #[test]
@@ -240,7 +278,7 @@ mod tests {
         let mut other = events(3..=4);
         other[0].subject = "somebody else".into();
         assert_eq!(follow(&cursor(3), 4, other).err(), Some(ResnapshotReason::Replaced));
-        let unmarked = Cursor { id: 3, mark: String::new() };
+        let unmarked = Cursor { id: 3, ..Cursor::default() };
         assert_eq!(follow(&unmarked, 4, events(3..=4)).unwrap().1, ["s4"]);
     }
 }

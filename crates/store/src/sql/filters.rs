@@ -17,16 +17,16 @@ const MAX_SET: usize = 500;
 /// Each type of selectors makes the condition a step deeper, and SQLite goes 1000 deep.
 const MAX_KINDS: usize = 100;
 
-pub(super) fn entries(filter: &EntryFilter) -> Result<Condition, StoreError> {
+pub(super) fn entries(filter: &EntryFilter, dialect: Dialect) -> Result<Condition, StoreError> {
     let mut all = Cond::all();
     if let Some(parent_id) = &filter.parent_id {
-        all = all.add(Expr::col("parent_id").eq(parent_id.as_str()));
+        all = all.add(dialect.is("parent_id", parent_id.as_str()));
     }
     if let Some(spiffe_id) = &filter.spiffe_id {
-        all = all.add(Expr::col("spiffe_id").eq(spiffe_id.as_str()));
+        all = all.add(dialect.is("spiffe_id", spiffe_id.as_str()));
     }
     if let Some(hint) = filter.hint.as_deref().filter(|hint| !hint.is_empty()) {
-        all = all.add(Expr::col("hint").eq(hint));
+        all = all.add(dialect.is("hint", hint));
     }
     if filter.downstream == Some(true) {
         all = all.add(Expr::col("downstream").eq(true));
@@ -36,6 +36,7 @@ pub(super) fn entries(filter: &EntryFilter) -> Result<Condition, StoreError> {
             selectors,
             &ENTRY_SELECTORS,
             "cannot list by empty selector set",
+            dialect,
         )?);
     }
     if let Some(federates_with) = &filter.federates_with {
@@ -47,7 +48,7 @@ pub(super) fn entries(filter: &EntryFilter) -> Result<Condition, StoreError> {
 pub(super) fn nodes(filter: &NodeFilter, dialect: Dialect) -> Result<Condition, StoreError> {
     let mut all = Cond::all();
     if let Some(kind) = filter.attestation_type.as_deref().filter(|kind| !kind.is_empty()) {
-        all = all.add(Expr::col("data_type").eq(kind));
+        all = all.add(dialect.is("data_type", kind));
     }
     match filter.banned {
         Some(true) => all = all.add(Expr::col("serial_number").eq("")),
@@ -65,6 +66,7 @@ pub(super) fn nodes(filter: &NodeFilter, dialect: Dialect) -> Result<Condition, 
             selectors,
             &AGENT_SELECTORS,
             "cannot list by empty selectors set",
+            dialect,
         )?);
     }
     Ok(all)
@@ -131,6 +133,7 @@ fn by_selectors(
     filter: &SelectorFilter,
     table: &SetTable,
     empty: &str,
+    dialect: Dialect,
 ) -> Result<Condition, StoreError> {
     let selectors: BTreeSet<_> = filter.selectors.iter().collect();
     if selectors.is_empty() {
@@ -150,8 +153,8 @@ fn by_selectors(
         values.iter().fold(Cond::any(), |any, (&kind, values)| {
             any.add(
                 Cond::all()
-                    .add(Expr::col((table.member, "type")).eq(kind))
-                    .add(Expr::col((table.member, "value")).is_in(values.iter().copied())),
+                    .add(dialect.is_one_of((table.member, "type"), std::iter::once(kind)))
+                    .add(dialect.is_one_of((table.member, "value"), values.iter().copied())),
             )
         })
     };

@@ -28,7 +28,7 @@ pub(super) async fn create(
 
 pub(super) async fn fetch(tx: &Tx, token: &str) -> Result<Option<JoinToken>, StoreError> {
     let mut select = Query::select();
-    select.column("expiry").from(JOIN_TOKENS).and_where(Expr::col("token").eq(token));
+    select.column("expiry").from(JOIN_TOKENS).and_where(tx.dialect.is("token", token));
     tx.lock_rows(&mut select);
     match tx.one(&select).await? {
         Some(row) => {
@@ -40,7 +40,7 @@ pub(super) async fn fetch(tx: &Tx, token: &str) -> Result<Option<JoinToken>, Sto
 
 pub(super) async fn delete(tx: &Tx, token: &str) -> Result<(), StoreError> {
     let mut delete = Query::delete();
-    delete.from_table(JOIN_TOKENS).and_where(Expr::col("token").eq(token));
+    delete.from_table(JOIN_TOKENS).and_where(tx.dialect.is("token", token));
     match tx.execute(&delete).await? {
         0 => Err(StoreError::not_found()),
         _ => Ok(()),

@@ -3,20 +3,64 @@
 use std::cmp::Ordering;
 
 use sea_orm::ConnectionTrait;
-use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use sea_orm::sea_query::{Expr, Order, Query};
 
 use super::dialect::Dialect;
 use super::tx::Tx;
-use super::{MIGRATIONS, schema};
+use super::version::Version;
+use super::{ENTRIES, MIGRATIONS, NODES, SqlStore, schema};
 use crate::config::StoreConfig;
 use crate::error::{StoreError, excerpt};
 
-/// Makes the schema or checks the one that is there (TD-09, TD-10); `true` = made it.
-pub(super) async fn migrate(tx: &Tx, config: &StoreConfig) -> Result<bool, StoreError> {
+/// What servers that start at the same time wait for each other by.
+const LOCK: &str = "steeple_migrations";
+
+/// Makes the schema, brings it up to date, or checks it (TD-09, TD-10); `true` = made it.
+pub(super) async fn migrate(store: &SqlStore, config: &StoreConfig) -> Result<bool, StoreError> {
+    let tx = store.write().await?;
+    let done = match lock(&tx).await {
+        Ok(()) => {
+            let done = bring_up(&tx, config).await;
+            unlock(&tx).await.and(done)
+        }
+        Err(error) => Err(error),
+    };
+    store.finish(tx, done).await.0
+}
+
+/// On SQLite the transaction itself is the lock. MySQL ends transactions at each CREATE, so there
+/// it is one of the connection.
+async fn lock(tx: &Tx) -> Result<(), StoreError> {
+    match tx.dialect {
+        Dialect::Sqlite { .. } => Ok(()),
+        Dialect::Postgres => tx.exclude(LOCK).await,
+        Dialect::MySql { .. } => {
+            let mut select = Query::select();
+            select.expr(Expr::cust(format!("GET_LOCK('{LOCK}', 15)")));
+            match tx.one(&select).await?.map(|row| row.get_or_default::<i64>(0)).transpose()? {
+                Some(1) => Ok(()),
+                _ => Err(StoreError::Unavailable(
+                    "datastore-sql: another server is migrating the database".into(),
+                )),
+            }
+        }
+    }
+}
+
+async fn unlock(tx: &Tx) -> Result<(), StoreError> {
+    if let Dialect::MySql { .. } = tx.dialect {
+        let mut select = Query::select();
+        select.expr(Expr::cust(format!("RELEASE_LOCK('{LOCK}')")));
+        tx.one(&select).await?;
+    }
+    Ok(())
+}
+
+async fn bring_up(tx: &Tx, config: &StoreConfig) -> Result<bool, StoreError> {
     let this = Version::parse(&config.code_version).ok_or_else(|| {
         StoreError::Invalid("datastore-sql: the program's own version is malformed".into())
     })?;
-    if !has_table(tx, MIGRATIONS).await? {
+    if tx.one(&tx.dialect.find_column(MIGRATIONS, None)).await?.is_none() {
         tracing::info!(subsystem_name = "sql", "Initializing new database");
         create(tx, &config.code_version).await?;
         return Ok(true);
@@ -25,14 +69,19 @@ pub(super) async fn migrate(tx: &Tx, config: &StoreConfig) -> Result<bool, Store
     select
         .columns(["version", "code_version"])
         .from(MIGRATIONS)
-        .order_by("id", sea_orm::sea_query::Order::Asc)
+        .order_by("id", Order::Asc)
         .limit(1);
     let Some(row) = tx.one(&select).await? else {
+        // MySQL cannot take back what was made of a schema when making it was cut short.
+        if let Dialect::MySql { .. } = tx.dialect {
+            create(tx, &config.code_version).await?;
+            return Ok(true);
+        }
         return Err(precondition(
             "the migrations table is empty: the schema is of unknown version",
         ));
     };
-    let found: i32 = row.get_or_default(0)?;
+    let found = i32::try_from(row.get_or_default::<i64>(0)?).unwrap_or(i32::MAX);
     let code: String = row.get_or_default(1)?;
     let database = if code.is_empty() {
         Version::default()
@@ -44,16 +93,77 @@ pub(super) async fn migrate(tx: &Tx, config: &StoreConfig) -> Result<bool, Store
             ))
         })?
     };
-    check(found, &database, &this, config.disable_migration)?;
-    if found == schema::VERSION && this.compare(&database) == Ordering::Greater {
-        let mut update = Query::update();
-        update
-            .table(MIGRATIONS)
-            .value("code_version", config.code_version.as_str())
-            .value("updated_at", tx.dialect.timestamp(tx.now));
-        tx.execute(&update).await?;
+    match check(found, &database, &this, config.disable_migration)? {
+        Plan::Migrate => {
+            tracing::info!(subsystem_name = "sql", schema = found, "Running migrations...");
+            for from in found..schema::VERSION {
+                step(tx, from, &config.code_version).await?;
+            }
+            tracing::info!(subsystem_name = "sql", "Done running migrations");
+        }
+        Plan::Keep => {
+            if found == schema::VERSION && this.compare(&database) == Ordering::Greater {
+                set_version(tx, schema::VERSION, &config.code_version).await?;
+            }
+        }
     }
     Ok(false)
+}
+
+/// From one schema to the next. The version goes last: where a statement cannot be taken back, a
+/// step that was cut short is done again.
+async fn step(tx: &Tx, from: i32, code_version: &str) -> Result<(), StoreError> {
+    tracing::info!(subsystem_name = "sql", version_info = from, "Migrating version");
+    match from {
+        23 => add_column(tx, NODES, "agent_version", [SHORT_TEXT, "text"]).await?,
+        24 => add_column(tx, ENTRIES, "additional_attributes", ["blob", "bytea"]).await?,
+        other => {
+            let text = format!("no migration support for unknown schema version {other}");
+            return Err(StoreError::sql(&text));
+        }
+    }
+    set_version(tx, from + 1, code_version).await
+}
+
+const SHORT_TEXT: &str = "varchar(255)";
+
+/// Adds a column of a type, which is named for SQLite and MySQL, and for PostgreSQL.
+async fn add_column(
+    tx: &Tx,
+    table: &str,
+    column: &str,
+    [kind, postgres]: [&str; 2],
+) -> Result<(), StoreError> {
+    if tx.one(&tx.dialect.find_column(table, Some(column))).await?.is_some() {
+        return Ok(());
+    }
+    let statement = match tx.dialect {
+        Dialect::Sqlite { .. } => format!("ALTER TABLE \"{table}\" ADD \"{column}\" {kind};"),
+        Dialect::Postgres => format!("ALTER TABLE \"{table}\" ADD \"{column}\" {postgres}"),
+        Dialect::MySql { .. } => {
+            let kind = if kind == "blob" { "longblob" } else { kind };
+            format!("ALTER TABLE `{table}` ADD `{column}` {kind}")
+        }
+    };
+    let done = tx.inner.execute_unprepared(&statement).await;
+    done.map(drop).map_err(|error| tx.error(&error))
+}
+
+async fn set_version(tx: &Tx, version: i32, code_version: &str) -> Result<(), StoreError> {
+    let mut update = Query::update();
+    update
+        .table(MIGRATIONS)
+        .value("version", version)
+        .value("code_version", code_version)
+        .value("updated_at", tx.dialect.timestamp(tx.now));
+    tx.execute(&update).await.map(drop)
+}
+
+/// What is to be done about a schema.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Plan {
+    Keep,
+    Migrate,
 }
 
 /// Whether this program can work on a database of a schema version.
@@ -62,9 +172,9 @@ fn check(
     database: &Version,
     this: &Version,
     disable_migration: bool,
-) -> Result<(), StoreError> {
+) -> Result<Plan, StoreError> {
     match found.cmp(&schema::VERSION) {
-        Ordering::Equal => Ok(()),
+        Ordering::Equal => Ok(Plan::Keep),
         _ if disable_migration && !this.is_next_to(database) => {
             Err(precondition("auto-migration must be enabled for current DB"))
         }
@@ -77,7 +187,7 @@ fn check(
                 version_info = %database.text,
                 "DB schema is ahead of code version, upgrading SPIRE Server is recommended"
             );
-            Ok(())
+            Ok(Plan::Keep)
         }
         Ordering::Greater => Err(precondition(&format!(
             "incompatible DB schema and code version: the database has schema {found} of version \
@@ -89,114 +199,48 @@ fn check(
             "migrating from schema version {found} requires a previous SPIRE release; please \
              follow the upgrade strategy at doc/upgrading.md"
         ))),
-        Ordering::Less => Err(precondition(&format!(
-            "the database has schema {found} and this program cannot migrate it to schema {} yet; \
-             start SPIRE 1.15 on it once",
+        // SPIRE starts, and then misses columns in every other statement.
+        Ordering::Less if disable_migration => Err(precondition(&format!(
+            "auto-migration must be enabled for current DB: it has schema {found}, and this \
+             program needs schema {}",
             schema::VERSION
         ))),
+        Ordering::Less => Ok(Plan::Migrate),
     }
 }
 
 async fn create(tx: &Tx, code_version: &str) -> Result<(), StoreError> {
     let statements = match tx.dialect {
-        Dialect::Sqlite { .. } => schema::SQLITE,
+        Dialect::Sqlite { .. } => schema::sqlite::SCHEMA,
+        Dialect::Postgres => schema::postgres::SCHEMA,
+        Dialect::MySql { .. } => schema::mysql::SCHEMA,
     };
     for statement in statements {
-        // The semicolon keeps the driver from cutting, and SQLite from not storing, the blank at
-        // the end of gorm's texts.
-        let done = tx.inner.execute_unprepared(&format!("{statement};")).await;
-        done.map_err(|error| tx.dialect.error(&error))?;
+        let statement = match tx.dialect {
+            // The semicolon keeps the driver from cutting, and SQLite from not storing, the blank
+            // at the end of gorm's texts.
+            Dialect::Sqlite { .. } => format!("{statement};"),
+            Dialect::Postgres => (*statement).to_owned(),
+            Dialect::MySql { .. } => match statement.strip_prefix("CREATE TABLE ") {
+                Some(table) => {
+                    format!("CREATE TABLE IF NOT EXISTS {table}{}", schema::mysql::TABLE_OPTIONS)
+                }
+                None => (*statement).to_owned(),
+            },
+        };
+        match tx.inner.execute_unprepared(&statement).await {
+            Ok(_) => {}
+            Err(error) if tx.dialect.is_made_already(&error) => {}
+            Err(error) => return Err(tx.error(&error)),
+        }
     }
     let row = [("version", schema::VERSION.into()), ("code_version", code_version.into())];
     tx.insert(MIGRATIONS, &row).await?;
     Ok(())
 }
 
-async fn has_table(tx: &Tx, table: &str) -> Result<bool, StoreError> {
-    let mut select = Query::select();
-    match tx.dialect {
-        Dialect::Sqlite { .. } => select
-            .expr(Expr::val(1))
-            .from("sqlite_master")
-            .and_where(Expr::col("type").eq("table"))
-            .and_where(Expr::col("name").eq(table)),
-    };
-    Ok(tx.one(&select).await?.is_some())
-}
-
 fn precondition(text: &str) -> StoreError {
     StoreError::Precondition(format!("datastore-sql: {text}"))
-}
-
-/// A semantic version (semver.org, 2.0).
-#[derive(Clone, PartialEq, Eq, Debug, Default)]
-struct Version {
-    core: [u64; 3],
-    pre_release: Vec<String>,
-    text: String,
-}
-
-impl Version {
-    fn parse(text: &str) -> Option<Self> {
-        const LONGEST: usize = 255;
-        if text.len() > LONGEST {
-            return None;
-        }
-        let without_build = text.split_once('+').map_or(text, |(version, _)| version);
-        let (core, pre_release) = match without_build.split_once('-') {
-            Some((core, pre_release)) => (core, Some(pre_release)),
-            None => (without_build, None),
-        };
-        let mut parts = core.split('.');
-        let mut number = || {
-            let part = parts.next()?;
-            let right = part.bytes().all(|byte| byte.is_ascii_digit())
-                && (part == "0" || !part.starts_with('0'));
-            if right { part.parse().ok() } else { None }
-        };
-        let core = [number()?, number()?, number()?];
-        if parts.next().is_some() {
-            return None;
-        }
-        let pre_release: Vec<String> =
-            pre_release.map(|ids| ids.split('.').map(str::to_owned).collect()).unwrap_or_default();
-        let right = |id: &String| {
-            !id.is_empty() && id.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
-        };
-        pre_release.iter().all(right).then(|| Self { core, pre_release, text: text.into() })
-    }
-
-    /// Precedence (semver.org, 11).
-    fn compare(&self, other: &Self) -> Ordering {
-        self.core.cmp(&other.core).then_with(|| {
-            match (self.pre_release.is_empty(), other.pre_release.is_empty()) {
-                (true, true) => Ordering::Equal,
-                (true, false) => Ordering::Greater,
-                (false, true) => Ordering::Less,
-                (false, false) => self.compare_pre_release(other),
-            }
-        })
-    }
-
-    fn compare_pre_release(&self, other: &Self) -> Ordering {
-        for (mine, theirs) in self.pre_release.iter().zip(&other.pre_release) {
-            let order = match (mine.parse::<u64>(), theirs.parse::<u64>()) {
-                (Ok(mine), Ok(theirs)) => mine.cmp(&theirs),
-                (Ok(_), Err(_)) => Ordering::Less,
-                (Err(_), Ok(_)) => Ordering::Greater,
-                (Err(_), Err(_)) => mine.cmp(theirs),
-            };
-            if order.is_ne() {
-                return order;
-            }
-        }
-        self.pre_release.len().cmp(&other.pre_release.len())
-    }
-
-    /// The same major version and at most one minor version apart.
-    fn is_next_to(&self, other: &Self) -> bool {
-        self.core[0] == other.core[0] && self.core[1].abs_diff(other.core[1]) <= 1
-    }
 }
 
 #[cfg(test)]
@@ -205,38 +249,6 @@ mod tests {
 
     fn version(text: &str) -> Version {
         Version::parse(text).unwrap()
-    }
-
-    #[test]
-    fn versions_are_ordered_as_semver_orders_them() {
-        let ascending = [
-            "1.14.9",
-            "1.15.0-alpha",
-            "1.15.0-alpha.1",
-            "1.15.0-alpha.beta",
-            "1.15.0-beta.2",
-            "1.15.0-beta.11",
-            "1.15.0-steeple-0.1.0",
-            "1.15.0",
-            "1.15.3",
-            "1.16.0-dev-unk",
-            "2.0.0",
-        ];
-        for pair in ascending.windows(2) {
-            assert_eq!(version(pair[0]).compare(&version(pair[1])), Ordering::Less, "{pair:?}");
-            assert_eq!(version(pair[1]).compare(&version(pair[0])), Ordering::Greater, "{pair:?}");
-        }
-        assert_eq!(version("1.0.0+a").compare(&version("1.0.0+b")), Ordering::Equal);
-    }
-
-    #[test]
-    fn what_is_no_version_is_refused() {
-        for text in
-            ["", "1", "1.2", "1.2.3.4", "01.2.3", "1.2.x", "1.2.3-", "1.2.3-a..b", "1.2.3-ä"]
-        {
-            assert_eq!(Version::parse(text), None, "{text}");
-        }
-        assert_eq!(Version::parse(&"1".repeat(300)), None);
     }
 
     #[test]
@@ -262,12 +274,14 @@ mod tests {
     }
 
     #[test]
-    fn an_older_schema_is_refused_with_the_way_out() {
-        for (found, part) in
-            [(22, "requires a previous SPIRE release"), (23, "schema 23"), (24, "schema 24")]
-        {
-            let error = check(found, &version("1.15.0"), &version("1.15.0"), false).unwrap_err();
-            assert!(error.to_string().contains(part), "{error}");
+    fn schemas_of_the_last_releases_are_migrated_and_older_ones_refused() {
+        let this = version("1.15.0");
+        for found in [23, 24] {
+            assert_eq!(check(found, &version("1.14.0"), &this, false), Ok(Plan::Migrate));
+            let error = check(found, &version("1.14.0"), &this, true).unwrap_err();
+            assert!(error.to_string().contains("auto-migration must be enabled"), "{error}");
         }
+        let error = check(22, &version("1.14.0"), &this, false).unwrap_err();
+        assert!(error.to_string().contains("requires a previous SPIRE release"), "{error}");
     }
 }

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use sea_orm::sea_query::{Cond, Condition, Expr, ExprTrait, Query, SelectStatement};
 use steeple_spiffe::{Selector, SpiffeId};
 
+use super::dialect::Dialect;
 use super::timestamp::Nanos;
 use super::tx::{Row, Tx};
 use super::{IN_LIST, NODE_SELECTORS, NODES, pages};
@@ -29,7 +30,7 @@ pub(super) async fn find(
     fits: Condition,
     page: Option<&Page>,
 ) -> Result<NodePage, StoreError> {
-    let mut select = select_nodes();
+    let mut select = select_nodes(tx.dialect);
     select.cond_where(fits);
     pages::apply(tx.dialect, &mut select, page)?;
     tx.lock_rows(&mut select);
@@ -48,7 +49,7 @@ pub(super) async fn find(
 
 /// The agent with an id.
 pub(super) async fn find_by_id(tx: &Tx, id: &SpiffeId) -> Result<Option<StoredNode>, StoreError> {
-    let found = find(tx, Cond::all().add(Expr::col("spiffe_id").eq(id.as_str())), None).await?;
+    let found = find(tx, Cond::all().add(tx.dialect.is("spiffe_id", id.as_str())), None).await?;
     Ok(found.nodes.into_iter().next())
 }
 
@@ -58,7 +59,7 @@ pub(super) async fn find_all(tx: &Tx) -> Result<Vec<AttestedNode>, StoreError> {
     let mut all = Vec::new();
     let mut page = Page { token: None, size: ROWS_PER_READ };
     loop {
-        let mut select = select_nodes();
+        let mut select = select_nodes(tx.dialect);
         pages::apply(tx.dialect, &mut select, Some(&page))?;
         let (found, _) = read_rows(&tx.all(&select).await?)?;
         all.extend(found.nodes);
@@ -89,20 +90,14 @@ pub(super) async fn find_all(tx: &Tx) -> Result<Vec<AttestedNode>, StoreError> {
     Ok(all.into_iter().map(|stored| stored.node).collect())
 }
 
-fn select_nodes() -> SelectStatement {
+fn select_nodes(dialect: Dialect) -> SelectStatement {
     let mut select = Query::select();
     select
-        .columns([
-            "id",
-            "spiffe_id",
-            "data_type",
-            "serial_number",
-            "expires_at",
-            "new_serial_number",
-            "new_expires_at",
-            "can_reattest",
-            "agent_version",
-        ])
+        .columns(["id", "spiffe_id", "data_type", "serial_number"])
+        .expr(dialect.select_timestamp("expires_at"))
+        .column("new_serial_number")
+        .expr(dialect.select_timestamp("new_expires_at"))
+        .columns(["can_reattest", "agent_version"])
         .from(NODES);
     select
 }

@@ -2,7 +2,7 @@
 
 use std::time::SystemTime;
 
-use sea_orm::sea_query::{Cond, Expr, ExprTrait, Query, UpdateStatement, Value};
+use sea_orm::sea_query::{Cond, Expr, ExprTrait, Query, UpdateStatement};
 use steeple_spiffe::{Selector, SpiffeId};
 
 use super::node_rows::{self, StoredNode};
@@ -40,9 +40,9 @@ pub(super) async fn upsert(
             ("spiffe_id", node.spiffe_id.as_str().into()),
             ("data_type", node.attestation_type.as_str().into()),
             ("serial_number", node.serial_number.as_str().into()),
-            ("expires_at", Expr::val(tx.dialect.timestamp_seconds(node.expires_at))),
+            ("expires_at", tx.dialect.timestamp_seconds(node.expires_at)),
             ("new_serial_number", node.new_serial_number.as_str().into()),
-            ("new_expires_at", Expr::val(nullable_seconds(tx, node.new_expires_at))),
+            ("new_expires_at", nullable_seconds(tx, node.new_expires_at)),
             ("can_reattest", node.can_reattest.into()),
             ("agent_version", node.agent_version.as_str().into()),
         ];
@@ -54,8 +54,8 @@ pub(super) async fn upsert(
 }
 
 /// A time that is not known is NULL, not the epoch.
-fn nullable_seconds(tx: &Tx, seconds: i64) -> Value {
-    if seconds == 0 { Value::String(None) } else { tx.dialect.timestamp_seconds(seconds) }
+fn nullable_seconds(tx: &Tx, seconds: i64) -> Expr {
+    if seconds == 0 { tx.dialect.no_timestamp() } else { tx.dialect.timestamp_seconds(seconds) }
 }
 
 async fn replace_selectors(
@@ -75,7 +75,7 @@ async fn replace_selectors(
 
 async fn delete_selectors(tx: &Tx, id: &SpiffeId) -> Result<(), StoreError> {
     let mut delete = Query::delete();
-    delete.from_table(NODE_SELECTORS).and_where(Expr::col("spiffe_id").eq(id.as_str()));
+    delete.from_table(NODE_SELECTORS).and_where(tx.dialect.is("spiffe_id", id.as_str()));
     tx.execute(&delete).await?;
     Ok(())
 }
@@ -184,7 +184,7 @@ async fn delete_stored(tx: &Tx, stored: &StoredNode) -> Result<(), StoreError> {
 /// Deletes the entries that came with the agent's join token (NL-06): those whose only selector
 /// is the agent's own id. Other entries below the agent are the operator's, and stay.
 async fn delete_alias_entries(tx: &Tx, id: &SpiffeId) -> Result<(), StoreError> {
-    let below = Cond::all().add(Expr::col("parent_id").eq(id.as_str()));
+    let below = Cond::all().add(tx.dialect.is("parent_id", id.as_str()));
     for stored in entry_rows::find(tx, below, None).await?.entries {
         let is_alias = matches!(stored.entry.selectors.as_slice(),
             [only] if &*only.kind == "spiffe_id" && &*only.value == id.as_str());

@@ -1,75 +1,224 @@
 //! Opening a database: connections, settings, schema.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::{Expr, Query};
 use sea_orm::sqlx::ConnectOptions;
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqlitePoolOptions};
 use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxSqliteConnector, TransactionTrait};
+use steeple_runtime::{Tasks, drain};
 use tokio::sync::watch;
 
-use super::SqlStore;
 use super::dialect::Dialect;
+use super::iam::Login;
+use super::link::{self, Link, Source};
 use super::migrate::migrate;
+use super::mysql_dsn::{self, MySqlDsn};
+use super::postgres_dsn::{self, PostgresDsn};
 use super::sqlite_dsn::{self, SqliteDsn};
 use super::tx::Tx;
+use super::{SqlStore, listen};
 use crate::config::{DatabaseType, StoreConfig};
 use crate::error::StoreError;
 
 /// Connections that only read. More than the processors of a small machine gain nothing.
 const READERS: u32 = 4;
 
+/// What an opened database is made of.
+struct Opened {
+    dialect: Dialect,
+    writer: Source,
+    readers: Option<Source>,
+    replica: Option<Source>,
+}
+
 impl SqlStore {
     pub(crate) async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
-        let DatabaseType::Sqlite = config.database_type;
-        tracing::info!(subsystem_name = "sql", db_type = "sqlite3", "Opening SQL database");
-        let SqliteDsn { options, in_memory } = sqlite_dsn::parse(&config.connection_string)?;
-        let options = if config.log_sql { options } else { options.disable_statement_logging() };
-
-        let dialect = Dialect::Sqlite { utc_offset_seconds: 0 };
-        let path = options.get_filename().to_owned();
-        let writer =
-            connect(1, options.clone(), config.busy_deadline).await.map_err(
-                |error| match dialect.driver_error(&error) {
-                    StoreError::Unavailable(text) => {
-                        StoreError::Unavailable(format!("{text}: {}", path.display()))
-                    }
-                    other => other,
-                },
-            )?;
-        let (version, utc_offset_seconds) = about(&writer, dialect).await?;
-        let dialect = Dialect::Sqlite { utc_offset_seconds };
-
-        // A database in memory lives in its one connection, which then also reads.
-        let readers = if in_memory {
-            writer.clone()
-        } else {
-            let options = options.pragma("query_only", "ON");
-            let readers = connect(READERS, options, config.busy_deadline).await;
-            readers.map_err(|error| dialect.driver_error(&error))?
+        tracing::info!(
+            subsystem_name = "sql",
+            db_type = name(config),
+            "Opening SQL database"
+        );
+        let opened = match config.database_type {
+            DatabaseType::Sqlite => open_sqlite(config).await?,
+            DatabaseType::Postgres => open_postgres(config)?,
+            DatabaseType::MySql => open_mysql(config)?,
         };
+        let (trigger, watcher) = drain::channel();
         let mut store = Self {
-            dialect,
-            writer,
-            readers,
+            dialect: opened.dialect,
+            writer: opened.writer,
+            readers: opened.readers,
+            replica: opened.replica,
             now: Arc::clone(&config.now),
             busy_deadline: config.busy_deadline,
             wake: watch::Sender::new(0),
             created: false,
+            settled_at: Mutex::new(None),
+            tasks: Tasks::new(),
+            drain: Mutex::new(Some(trigger)),
         };
-        let tx = store.write().await?;
-        let done = migrate(&tx, config).await;
-        store.created = store.finish(tx, done).await?;
-        tracing::info!(
-            subsystem_name = "sql",
-            r#type = "sqlite3",
-            version = %version,
-            read_only = false,
-            "Connected to SQL database"
-        );
+        store.introduce(config).await?;
+        store.created = migrate(&store, config).await?;
+        if let DatabaseType::Postgres = config.database_type {
+            let listening = listen::run(
+                store.writer.link.clone(),
+                Arc::clone(&store.now),
+                store.wake.clone(),
+                watcher,
+            );
+            store.tasks.spawn("sql_listener", listening);
+        }
         Ok(store)
     }
+
+    /// Says what was connected to. This is where a database that is not there shows.
+    async fn introduce(&self, config: &StoreConfig) -> Result<(), StoreError> {
+        for (source, read_only) in [(Some(&self.writer), false), (self.replica.as_ref(), true)] {
+            let Some(source) = source else { continue };
+            // A copy that is away at the start is no reason not to start.
+            match self.within(self.version_of(source)).await {
+                Ok(version) => tracing::info!(
+                    subsystem_name = "sql",
+                    r#type = name(config),
+                    version = %version,
+                    read_only,
+                    "Connected to SQL database"
+                ),
+                Err(error) if read_only => tracing::warn!(
+                    subsystem_name = "sql",
+                    %error,
+                    "The read-only database cannot be reached; the other one serves"
+                ),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn version_of(&self, source: &Source) -> Result<String, StoreError> {
+        let mut select = Query::select();
+        select.expr(Expr::cust(match self.dialect {
+            Dialect::Sqlite { .. } => "sqlite_version()",
+            Dialect::Postgres => "current_setting('server_version')",
+            Dialect::MySql { .. } => "VERSION()",
+        }));
+        let options = sea_orm::TransactionOptions::default();
+        let tx = Tx::reading(self.begin(source, options).await?, self.dialect);
+        let row = tx.one(&select).await?;
+        let version = row.map(|row| row.get(0)).transpose()?.unwrap_or_default();
+        tx.rollback().await?;
+        Ok(version)
+    }
+}
+
+/// The value of `database_type`.
+fn name(config: &StoreConfig) -> &'static str {
+    match (config.database_type, config.aws.is_some()) {
+        (DatabaseType::Sqlite, _) => "sqlite3",
+        (DatabaseType::Postgres, false) => "postgres",
+        (DatabaseType::Postgres, true) => "aws_postgres",
+        (DatabaseType::MySql, false) => "mysql",
+        (DatabaseType::MySql, true) => "aws_mysql",
+    }
+}
+
+async fn open_sqlite(config: &StoreConfig) -> Result<Opened, StoreError> {
+    let SqliteDsn { options, in_memory } = sqlite_dsn::parse(&config.connection_string)?;
+    let options = if config.log_sql { options } else { options.disable_statement_logging() };
+    let dialect = Dialect::Sqlite { utc_offset_seconds: 0 };
+    let path = options.get_filename().to_owned();
+    let writer =
+        connect(1, options.clone(), config.busy_deadline).await.map_err(|error| {
+            match dialect.driver_error(&error) {
+                StoreError::Unavailable(text) => {
+                    StoreError::Unavailable(format!("{text}: {}", path.display()))
+                }
+                other => other,
+            }
+        })?;
+    let dialect = Dialect::Sqlite { utc_offset_seconds: utc_offset(&writer, dialect).await? };
+    // A database in memory lives in its one connection, which then also reads.
+    let readers = if in_memory {
+        None
+    } else {
+        let options = options.pragma("query_only", "ON");
+        let readers = connect(READERS, options, config.busy_deadline).await;
+        Some(readers.map_err(|error| dialect.driver_error(&error))?)
+    };
+    let replica = match &config.ro_connection_string {
+        None => None,
+        Some(text) => {
+            let options = sqlite_dsn::parse(text)?.options.pragma("query_only", "ON");
+            let replica = connect(READERS, options, config.busy_deadline).await;
+            Some(replica.map_err(|error| dialect.driver_error(&error))?)
+        }
+    };
+    Ok(Opened {
+        dialect,
+        writer: Source::new("primary", writer, Link::Sqlite),
+        readers: readers.map(|readers| Source::new("primary", readers, Link::Sqlite)),
+        replica: replica.map(|replica| Source::new("read-only", replica, Link::Sqlite)),
+    })
+}
+
+fn open_postgres(config: &StoreConfig) -> Result<Opened, StoreError> {
+    let source = |name: &'static str, text: &str| {
+        let PostgresDsn { options, host, port, user, has_password, .. } =
+            postgres_dsn::parse(text)?;
+        let login = login(config, &host, port, &user, has_password, "postgres")?;
+        let (connection, link) = link::postgres(config, &options, login)?;
+        Ok::<_, StoreError>(Source::new(name, connection, link))
+    };
+    let replica = config.ro_connection_string.as_deref();
+    Ok(Opened {
+        dialect: Dialect::Postgres,
+        writer: source("primary", &config.connection_string)?,
+        readers: None,
+        replica: replica.map(|text| source("read-only", text)).transpose()?,
+    })
+}
+
+fn open_mysql(config: &StoreConfig) -> Result<Opened, StoreError> {
+    let source = |name: &'static str, text: &str| {
+        let MySqlDsn { mut options, host, port, user, has_password, zone, .. } =
+            mysql_dsn::parse(text, &config.tls)?;
+        let login = login(config, &host, port, &user, has_password, "mysql")?;
+        if login.is_some() {
+            // The token goes over in clear text, which is why the driver insists on TLS then.
+            options = options.enable_cleartext_plugin(true);
+        }
+        let (connection, link) = link::mysql(config, &options, login)?;
+        Ok::<_, StoreError>((Source::new(name, connection, link), zone))
+    };
+    let (writer, zone) = source("primary", &config.connection_string)?;
+    let replica = config.ro_connection_string.as_deref();
+    let replica = replica.map(|text| source("read-only", text)).transpose()?;
+    Ok(Opened {
+        dialect: Dialect::MySql { zone },
+        writer,
+        readers: None,
+        replica: replica.map(|(replica, _)| replica),
+    })
+}
+
+fn login(
+    config: &StoreConfig,
+    host: &str,
+    port: u16,
+    user: &str,
+    has_password: bool,
+    kind: &str,
+) -> Result<Option<Arc<Login>>, StoreError> {
+    let Some(aws) = &config.aws else { return Ok(None) };
+    if has_password {
+        return Err(StoreError::Invalid(format!(
+            "datastore-sql: invalid {kind} configuration: password should not be set when using \
+             IAM authentication"
+        )));
+    }
+    Ok(Some(Arc::new(Login::new(aws, host, port, user)?)))
 }
 
 async fn connect(
@@ -101,43 +250,59 @@ async fn connect(
     }
 }
 
-/// SQLite's version, and how far the local time zone is from UTC now.
+/// How far the local time zone is from UTC now.
 ///
 /// Go's driver writes timestamps in the local zone. The C library knows it safely, whereas Rust
 /// programs with threads had better not look into the environment.
-async fn about(
-    connection: &DatabaseConnection,
-    dialect: Dialect,
-) -> Result<(String, i32), StoreError> {
+async fn utc_offset(connection: &DatabaseConnection, dialect: Dialect) -> Result<i32, StoreError> {
     let mut select = Query::select();
-    select
-        .expr(Expr::cust("sqlite_version()"))
-        .expr(Expr::cust("unixepoch('now', 'localtime') - unixepoch('now')"));
+    select.expr(Expr::cust("unixepoch('now', 'localtime') - unixepoch('now')"));
     let tx = connection.begin().await.map_err(|error| dialect.error(&error))?;
     let tx = Tx::reading(tx, dialect);
-    let Some(row) = tx.one(&select).await? else {
-        return Err(StoreError::sql("the database does not tell its version"));
-    };
-    let about = (row.get(0)?, row.get::<i64>(1)?);
+    let offset: Option<i64> = tx.one(&select).await?.map(|row| row.get(0)).transpose()?;
     tx.rollback().await?;
-    Ok((about.0, i32::try_from(about.1).unwrap_or_default()))
+    Ok(i32::try_from(offset.unwrap_or_default()).unwrap_or_default())
 }
 
 impl SqlStore {
+    /// Asks each database for a sign of life.
     pub(super) async fn ping(&self) -> Result<(), StoreError> {
+        self.within(self.ping_source(self.readers.as_ref().unwrap_or(&self.writer))).await?;
+        match &self.replica {
+            Some(replica) => self.within(self.ping_source(replica)).await,
+            None => Ok(()),
+        }
+    }
+
+    async fn ping_source(&self, source: &Source) -> Result<(), StoreError> {
+        let told = |error: StoreError| match error {
+            StoreError::Unavailable(text) => StoreError::Unavailable(text),
+            other => StoreError::Unavailable(other.to_string()),
+        };
+        source.enter(self.dialect, &self.now).await?;
         let mut select = Query::select();
         select.expr(Expr::val(1));
-        match self.readers.query_one(&select).await {
+        match source.connection.query_one(&select).await {
             Ok(_) => Ok(()),
-            Err(error) => Err(StoreError::Unavailable(self.dialect.error(&error).to_string())),
+            Err(error) => match self.error(&error) {
+                StoreError::Unavailable(_) if !source.is_saturated() => {
+                    source.try_again(self.dialect).await
+                }
+                other => Err(told(other)),
+            },
         }
     }
 
     pub(super) async fn shut(&self) {
-        // SQLite folds the write-ahead log back into the file when the last connection closes.
-        let closed = (self.readers.close_by_ref().await, self.writer.close_by_ref().await);
-        if let (Err(error), _) | (_, Err(error)) = closed {
-            tracing::warn!(subsystem_name = "sql", error = %error, "Closing the database failed");
+        // The listener is told, and not waited for for long.
+        let trigger = self.drain.lock().ok().and_then(|mut trigger| trigger.take());
+        if let Some(trigger) = trigger {
+            trigger.drain(Duration::from_secs(1)).await;
+        }
+        for source in [self.replica.as_ref(), self.readers.as_ref(), Some(&self.writer)] {
+            if let Some(source) = source {
+                source.close().await;
+            }
         }
     }
 }

@@ -9,7 +9,7 @@ use tokio::sync::watch;
 
 use super::tx::Tx;
 use super::{
-    SqlStore, bundles, ca_journals, entries, entry_rows, federation, feed, join_tokens, node_rows,
+    Attempts, IfMade, SqlStore, bundles, ca_journals, entries, entry_rows, federation, feed, join_tokens, node_rows,
     nodes,
 };
 use crate::error::{JoinTokenError, StoreError};
@@ -20,18 +20,53 @@ use crate::model::{
 };
 use crate::store::Store;
 
+/// Reads in one transaction.
+macro_rules! read {
+    ($store:ident, $tx:ident => $work:expr) => {
+        $store
+            .within(async {
+                let $tx = $store.read().await?;
+                let done = $work.await;
+                $store.finish($tx, done).await.0
+            })
+            .await
+    };
+}
+
+/// Does all of the work in one transaction, and all of it again where that helps; with `again`,
+/// also if somebody made the same row first.
+macro_rules! change {
+    ($store:ident, again, $tx:ident => $work:expr) => {
+        change!(@ $store, IfMade::LookAgain, $tx => $work)
+    };
+    ($store:ident, $tx:ident => $work:expr) => {
+        change!(@ $store, IfMade::Refuse, $tx => $work)
+    };
+    (@ $store:ident, $if_made:expr, $tx:ident => $work:expr) => {
+        $store
+            .within(async {
+                let mut attempts = Attempts::new($if_made);
+                loop {
+                    let $tx = $store.write().await?;
+                    let done = $work.await;
+                    let (done, retry) = $store.finish($tx, done).await;
+                    if done.is_ok() || !attempts.go_on(retry).await {
+                        break done;
+                    }
+                }
+            })
+            .await
+    };
+}
+
 #[async_trait]
 impl Store for SqlStore {
     async fn fetch_entry(&self, entry_id: &str) -> Result<Option<Entry>, StoreError> {
-        let tx = self.read().await?;
-        let done = fetch_entry(&tx, entry_id).await;
-        self.finish(tx, done).await
+        read!(self, tx => fetch_entry(&tx, entry_id))
     }
 
     async fn fetch_entries(&self, entry_ids: &[String]) -> Result<Vec<Entry>, StoreError> {
-        let tx = self.read().await?;
-        let done = entries::fetch_many(&tx, entry_ids).await;
-        self.finish(tx, done).await
+        read!(self, tx => entries::fetch_many(&tx, entry_ids))
     }
 
     async fn list_entries(
@@ -39,21 +74,15 @@ impl Store for SqlStore {
         filter: &EntryFilter,
         page: Option<&Page>,
     ) -> Result<(Vec<Entry>, Option<String>), StoreError> {
-        let tx = self.read().await?;
-        let done = entries::list(&tx, filter, page).await;
-        self.finish(tx, done).await
+        read!(self, tx => entries::list(&tx, filter, page))
     }
 
     async fn count_entries(&self, filter: &EntryFilter) -> Result<u64, StoreError> {
-        let tx = self.read().await?;
-        let done = entries::count(&tx, filter).await;
-        self.finish(tx, done).await
+        read!(self, tx => entries::count(&tx, filter))
     }
 
     async fn fetch_node(&self, id: &SpiffeId) -> Result<Option<AttestedNode>, StoreError> {
-        let tx = self.read().await?;
-        let done = fetch_node(&tx, id).await;
-        self.finish(tx, done).await
+        read!(self, tx => fetch_node(&tx, id))
     }
 
     async fn list_nodes(
@@ -61,123 +90,97 @@ impl Store for SqlStore {
         filter: &NodeFilter,
         page: Option<&Page>,
     ) -> Result<(Vec<AttestedNode>, Option<String>), StoreError> {
-        let tx = self.read().await?;
-        let done = nodes::list(&tx, filter, page).await;
-        self.finish(tx, done).await
+        read!(self, tx => nodes::list(&tx, filter, page))
     }
 
     async fn count_nodes(&self, filter: &NodeFilter) -> Result<u64, StoreError> {
-        let tx = self.read().await?;
-        let done = nodes::count(&tx, filter).await;
-        self.finish(tx, done).await
+        read!(self, tx => nodes::count(&tx, filter))
     }
 
     async fn fetch_join_token(&self, token: &str) -> Result<Option<JoinToken>, StoreError> {
-        let tx = self.read().await?;
-        let done = join_tokens::fetch(&tx, token).await;
-        self.finish(tx, done).await
+        read!(self, tx => join_tokens::fetch(&tx, token))
     }
 
     async fn fetch_bundle(&self, trust_domain: &TrustDomain) -> Result<Option<Bundle>, StoreError> {
-        let tx = self.read().await?;
-        let done = bundles::fetch(&tx, trust_domain).await;
-        self.finish(tx, done).await
+        read!(self, tx => bundles::fetch(&tx, trust_domain))
     }
 
     async fn list_bundles(
         &self,
         page: Option<&Page>,
     ) -> Result<(Vec<Bundle>, Option<String>), StoreError> {
-        let tx = self.read().await?;
-        let done = bundles::list(&tx, page).await;
-        self.finish(tx, done).await
+        read!(self, tx => bundles::list(&tx, page))
     }
 
     async fn count_bundles(&self) -> Result<u64, StoreError> {
-        let tx = self.read().await?;
-        let done = bundles::count(&tx).await;
-        self.finish(tx, done).await
+        read!(self, tx => bundles::count(&tx))
     }
 
     async fn fetch_ca_journal(
         &self,
         active_x509_authority_id: &str,
     ) -> Result<Option<CaJournal>, StoreError> {
-        let tx = self.read().await?;
-        let done = ca_journals::fetch(&tx, active_x509_authority_id).await;
-        self.finish(tx, done).await
+        read!(self, tx => ca_journals::fetch(&tx, active_x509_authority_id))
     }
 
     async fn list_ca_journals(&self) -> Result<Vec<CaJournal>, StoreError> {
-        let tx = self.read().await?;
-        let done = ca_journals::list(&tx).await;
-        self.finish(tx, done).await
+        read!(self, tx => ca_journals::list(&tx))
     }
 
     async fn fetch_federation_relationship(
         &self,
         trust_domain: &TrustDomain,
     ) -> Result<Option<FederationRelationship>, StoreError> {
-        let tx = self.read().await?;
-        let done = federation::fetch(&tx, trust_domain).await;
-        self.finish(tx, done).await
+        read!(self, tx => federation::fetch(&tx, trust_domain))
     }
 
     async fn list_federation_relationships(
         &self,
         page: Option<&Page>,
     ) -> Result<(Vec<FederationRelationship>, Option<String>), StoreError> {
-        let tx = self.read().await?;
-        let done = federation::list(&tx, page).await;
-        self.finish(tx, done).await
+        read!(self, tx => federation::list(&tx, page))
     }
 
     async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        let tx = self.read().await?;
-        let done = feed::snapshot(&tx).await;
-        self.finish(tx, done).await
+        read!(self, tx => feed::snapshot(&tx))
     }
 
     async fn changes_since(&self, after: &Revision) -> Result<Since, StoreError> {
-        let tx = self.read().await?;
-        let done = feed::changes_since(&tx, after).await;
-        self.finish(tx, done).await
+        let mut since = self
+            .within(async {
+                let (tx, from) = self.read_stale().await?;
+                let done = feed::changes_since(&tx, after, from).await;
+                self.finish(tx, done).await.0
+            })
+            .await?;
+        if let Since::Changes(changes) = &mut since {
+            self.shorten(&mut changes.revision).await;
+        }
+        Ok(since)
     }
 
     async fn create_entry(&self, entry: NewEntry) -> Result<Entry, StoreError> {
-        let tx = self.write().await?;
-        let done = entries::create(&tx, entry).await;
-        self.finish(tx, done).await
+        change!(self, tx => entries::create(&tx, entry.clone()))
     }
 
     async fn create_or_return_similar(&self, entry: NewEntry) -> Result<(Entry, bool), StoreError> {
-        let tx = self.write().await?;
-        let done = entries::create_or_return_similar(&tx, entry).await;
-        self.finish(tx, done).await
+        change!(self, again, tx => entries::create_or_return_similar(&tx, entry.clone()))
     }
 
     async fn update_entry(&self, entry_id: &str, update: EntryUpdate) -> Result<Entry, StoreError> {
-        let tx = self.write().await?;
-        let done = entries::update(&tx, entry_id, update).await;
-        self.finish(tx, done).await
+        change!(self, tx => entries::update(&tx, entry_id, update.clone()))
     }
 
     async fn delete_entry(&self, entry_id: &str) -> Result<Entry, StoreError> {
-        let tx = self.write().await?;
-        let done = entries::delete(&tx, entry_id).await;
-        self.finish(tx, done).await
+        change!(self, tx => entries::delete(&tx, entry_id))
     }
 
     async fn prune_entries(&self, now: SystemTime) -> Result<Vec<Entry>, StoreError> {
-        let tx = self.write().await?;
-        let done = entries::prune(&tx, now).await;
-        self.finish(tx, done).await
+        change!(self, tx => entries::prune(&tx, now))
     }
 
     async fn upsert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError> {
-        let tx = self.write().await?;
-        let done = upsert_node(&tx, node).await;
-        self.finish(tx, done).await
+        change!(self, again, tx => upsert_node(&tx, node.clone()))
     }
 
     async fn update_node(
@@ -185,9 +188,7 @@ impl Store for SqlStore {
         id: &SpiffeId,
         update: NodeUpdate,
     ) -> Result<AttestedNode, StoreError> {
-        let tx = self.write().await?;
-        let done = nodes::update(&tx, id, update).await;
-        self.finish(tx, done).await
+        change!(self, tx => nodes::update(&tx, id, update.clone()))
     }
 
     async fn promote_node_serial(
@@ -195,15 +196,11 @@ impl Store for SqlStore {
         id: &SpiffeId,
         serial_number: &str,
     ) -> Result<AttestedNode, StoreError> {
-        let tx = self.write().await?;
-        let done = nodes::promote_serial(&tx, id, serial_number).await;
-        self.finish(tx, done).await
+        change!(self, tx => nodes::promote_serial(&tx, id, serial_number))
     }
 
     async fn delete_node(&self, id: &SpiffeId) -> Result<AttestedNode, StoreError> {
-        let tx = self.write().await?;
-        let done = nodes::delete(&tx, id).await;
-        self.finish(tx, done).await
+        change!(self, tx => nodes::delete(&tx, id))
     }
 
     async fn prune_nodes(
@@ -212,9 +209,7 @@ impl Store for SqlStore {
         batch: usize,
         include_tofu: bool,
     ) -> Result<Vec<AttestedNode>, StoreError> {
-        let tx = self.write().await?;
-        let done = nodes::prune(&tx, expired_before, batch, include_tofu).await;
-        self.finish(tx, done).await
+        change!(self, tx => nodes::prune(&tx, expired_before, batch, include_tofu))
     }
 
     async fn create_join_token(
@@ -222,45 +217,31 @@ impl Store for SqlStore {
         token: JoinToken,
         alias: Option<NewEntry>,
     ) -> Result<(), StoreError> {
-        let tx = self.write().await?;
-        let done = join_tokens::create(&tx, token, alias).await;
-        self.finish(tx, done).await
+        change!(self, tx => join_tokens::create(&tx, token.clone(), alias.clone()))
     }
 
     async fn delete_join_token(&self, token: &str) -> Result<(), StoreError> {
-        let tx = self.write().await?;
-        let done = join_tokens::delete(&tx, token).await;
-        self.finish(tx, done).await
+        change!(self, tx => join_tokens::delete(&tx, token))
     }
 
     async fn prune_join_tokens(&self, expired_before: SystemTime) -> Result<u64, StoreError> {
-        let tx = self.write().await?;
-        let done = join_tokens::prune(&tx, expired_before).await;
-        self.finish(tx, done).await
+        change!(self, tx => join_tokens::prune(&tx, expired_before))
     }
 
     async fn create_bundle(&self, bundle: &Bundle) -> Result<Bundle, StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::create(&tx, bundle).await;
-        self.finish(tx, done).await
+        change!(self, tx => bundles::create(&tx, bundle))
     }
 
     async fn set_bundle(&self, bundle: &Bundle) -> Result<Bundle, StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::set(&tx, bundle).await;
-        self.finish(tx, done).await
+        change!(self, again, tx => bundles::set(&tx, bundle))
     }
 
     async fn append_bundle(&self, bundle: &Bundle) -> Result<Bundle, StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::append(&tx, bundle).await;
-        self.finish(tx, done).await
+        change!(self, again, tx => bundles::append(&tx, bundle))
     }
 
     async fn update_bundle(&self, bundle: &Bundle, mask: BundleMask) -> Result<Bundle, StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::update(&tx, bundle, mask).await;
-        self.finish(tx, done).await
+        change!(self, tx => bundles::update(&tx, bundle, mask))
     }
 
     async fn delete_bundle(
@@ -268,9 +249,7 @@ impl Store for SqlStore {
         trust_domain: &TrustDomain,
         mode: DeleteMode,
     ) -> Result<(), StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::delete(&tx, trust_domain, mode).await;
-        self.finish(tx, done).await
+        change!(self, tx => bundles::delete(&tx, trust_domain, mode))
     }
 
     async fn prune_bundle(
@@ -278,9 +257,7 @@ impl Store for SqlStore {
         trust_domain: &TrustDomain,
         expired_before: SystemTime,
     ) -> Result<bool, StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::prune(&tx, trust_domain, expired_before).await;
-        self.finish(tx, done).await
+        change!(self, tx => bundles::prune(&tx, trust_domain, expired_before))
     }
 
     async fn taint_x509_authority(
@@ -288,9 +265,7 @@ impl Store for SqlStore {
         trust_domain: &TrustDomain,
         subject_key_id: &str,
     ) -> Result<(), StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::taint_x509(&tx, trust_domain, subject_key_id).await;
-        self.finish(tx, done).await
+        change!(self, tx => bundles::taint_x509(&tx, trust_domain, subject_key_id))
     }
 
     async fn revoke_x509_authority(
@@ -298,9 +273,7 @@ impl Store for SqlStore {
         trust_domain: &TrustDomain,
         subject_key_id: &str,
     ) -> Result<(), StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::revoke_x509(&tx, trust_domain, subject_key_id).await;
-        self.finish(tx, done).await
+        change!(self, tx => bundles::revoke_x509(&tx, trust_domain, subject_key_id))
     }
 
     async fn taint_jwt_authority(
@@ -308,9 +281,7 @@ impl Store for SqlStore {
         trust_domain: &TrustDomain,
         key_id: &str,
     ) -> Result<JwtAuthority, StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::taint_jwt(&tx, trust_domain, key_id).await;
-        self.finish(tx, done).await
+        change!(self, tx => bundles::taint_jwt(&tx, trust_domain, key_id))
     }
 
     async fn revoke_jwt_authority(
@@ -318,30 +289,22 @@ impl Store for SqlStore {
         trust_domain: &TrustDomain,
         key_id: &str,
     ) -> Result<JwtAuthority, StoreError> {
-        let tx = self.write().await?;
-        let done = bundles::revoke_jwt(&tx, trust_domain, key_id).await;
-        self.finish(tx, done).await
+        change!(self, tx => bundles::revoke_jwt(&tx, trust_domain, key_id))
     }
 
     async fn set_ca_journal(&self, journal: CaJournal) -> Result<CaJournal, StoreError> {
-        let tx = self.write().await?;
-        let done = ca_journals::set(&tx, journal).await;
-        self.finish(tx, done).await
+        change!(self, tx => ca_journals::set(&tx, journal.clone()))
     }
 
     async fn prune_ca_journals(&self, expired_before: i64) -> Result<u64, StoreError> {
-        let tx = self.write().await?;
-        let done = ca_journals::prune(&tx, expired_before).await;
-        self.finish(tx, done).await
+        change!(self, tx => ca_journals::prune(&tx, expired_before))
     }
 
     async fn create_federation_relationship(
         &self,
         relationship: FederationRelationship,
     ) -> Result<FederationRelationship, StoreError> {
-        let tx = self.write().await?;
-        let done = federation::create(&tx, relationship).await;
-        self.finish(tx, done).await
+        change!(self, tx => federation::create(&tx, relationship.clone()))
     }
 
     async fn update_federation_relationship(
@@ -349,24 +312,18 @@ impl Store for SqlStore {
         trust_domain: &TrustDomain,
         update: FederationUpdate,
     ) -> Result<FederationRelationship, StoreError> {
-        let tx = self.write().await?;
-        let done = federation::update(&tx, trust_domain, update).await;
-        self.finish(tx, done).await
+        change!(self, tx => federation::update(&tx, trust_domain, update.clone()))
     }
 
     async fn delete_federation_relationship(
         &self,
         trust_domain: &TrustDomain,
     ) -> Result<(), StoreError> {
-        let tx = self.write().await?;
-        let done = federation::delete(&tx, trust_domain).await;
-        self.finish(tx, done).await
+        change!(self, tx => federation::delete(&tx, trust_domain))
     }
 
     async fn prune_events(&self, written_before: SystemTime) -> Result<u64, StoreError> {
-        let tx = self.write().await?;
-        let done = feed::prune(&tx, written_before).await;
-        self.finish(tx, done).await
+        change!(self, tx => feed::prune(&tx, written_before))
     }
 
     async fn attest_with_join_token(
@@ -375,10 +332,8 @@ impl Store for SqlStore {
         token: &str,
         now: SystemTime,
     ) -> Result<AttestedNode, JoinTokenError> {
-        let tx = self.write().await?;
-        let done = join_tokens::attest(&tx, node, token, now).await;
         // A refusal is committed too: the token is spent.
-        self.finish(tx, done).await?
+        change!(self, again, tx => join_tokens::attest(&tx, node.clone(), token, now))?
     }
 
     async fn ban_node(&self, id: &SpiffeId) -> Result<AttestedNode, StoreError> {

@@ -27,6 +27,32 @@ impl Nanos {
     pub(super) fn rounded_seconds(self) -> i64 {
         Self(self.0 + NANOS_PER_SECOND / 2).seconds()
     }
+
+    /// The nearest whole second.
+    pub(super) fn rounded(self) -> Self {
+        Self::from_seconds(self.rounded_seconds())
+    }
+
+    /// The same fraction of another second.
+    pub(super) fn shift_to(self, second: impl Fn(i64) -> i64) -> Self {
+        let fraction = self.0.rem_euclid(NANOS_PER_SECOND);
+        Self(Self::from_seconds(second(self.seconds())).0 + fraction)
+    }
+
+    pub(super) fn from_micros(micros: i64) -> Self {
+        Self(i128::from(micros) * 1000)
+    }
+
+    /// The same as a point of the system's time; what that cannot tell is the epoch.
+    pub(super) fn to_system_time(self) -> SystemTime {
+        let far = |nanos: i128| u64::try_from(nanos).ok().map(Duration::from_nanos);
+        let at = if self.0 >= 0 {
+            far(self.0).and_then(|after| SystemTime::UNIX_EPOCH.checked_add(after))
+        } else {
+            far(-self.0).and_then(|before| SystemTime::UNIX_EPOCH.checked_sub(before))
+        };
+        at.unwrap_or(SystemTime::UNIX_EPOCH)
+    }
 }
 
 impl From<SystemTime> for Nanos {
@@ -41,6 +67,15 @@ impl From<SystemTime> for Nanos {
 
 /// Writes a timestamp; years beyond what SQL can hold are cut to the last second of 9999.
 pub(super) fn format(at: Nanos, utc_offset_seconds: i32) -> String {
+    let mut text = format_without_zone(at, utc_offset_seconds);
+    let minutes = utc_offset_seconds.unsigned_abs() / 60;
+    let sign = if utc_offset_seconds < 0 { '-' } else { '+' };
+    let _ = write!(text, "{sign}{:02}:{:02}", minutes / 60, minutes % 60);
+    text
+}
+
+/// The same without the zone at the end: what a clock in that zone shows.
+pub(super) fn format_without_zone(at: Nanos, utc_offset_seconds: i32) -> String {
     let offset =
         UtcOffset::from_whole_seconds(utc_offset_seconds / 60 * 60).unwrap_or(UtcOffset::UTC);
     let first = Nanos::from_seconds(-62_135_596_800 + 86_400).0;
@@ -61,9 +96,6 @@ pub(super) fn format(at: Nanos, utc_offset_seconds: i32) -> String {
         let fraction = format!("{:09}", at.nanosecond());
         let _ = write!(text, ".{}", fraction.trim_end_matches('0'));
     }
-    let (hours, minutes, _) = offset.as_hms();
-    let sign = if utc_offset_seconds < 0 { '-' } else { '+' };
-    let _ = write!(text, "{sign}{:02}:{:02}", hours.unsigned_abs(), minutes.unsigned_abs());
     text
 }
 

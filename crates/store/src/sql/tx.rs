@@ -1,12 +1,18 @@
 //! A transaction, as all the queries see it.
 
+use std::sync::Mutex;
+use std::sync::PoisonError;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
 
 use sea_orm::sea_query::{Expr, InsertStatement, Query, SelectStatement};
-use sea_orm::{ConnectionTrait, DatabaseTransaction, QueryResult, StatementBuilder, TryGetable};
+use sea_orm::sqlx::{Column as _, Row as _, TypeInfo as _};
+use sea_orm::{
+    ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, StatementBuilder, TryGetable,
+};
 
 use super::dialect::Dialect;
+use super::failure::Retry;
 use super::timestamp;
 use crate::error::StoreError;
 
@@ -19,16 +25,28 @@ pub(super) struct Tx {
     writes: bool,
     /// Whether an event was written, so that readers want to be woken.
     touched: AtomicBool,
+    /// What may be done about the failure of this transaction.
+    retry: Mutex<Retry>,
 }
 
 impl Tx {
     pub(super) fn reading(inner: DatabaseTransaction, dialect: Dialect) -> Self {
-        let now = SystemTime::UNIX_EPOCH;
-        Self { inner, dialect, now, writes: false, touched: AtomicBool::new(false) }
+        Self::new(inner, dialect, SystemTime::UNIX_EPOCH, false)
     }
 
     pub(super) fn writing(inner: DatabaseTransaction, dialect: Dialect, now: SystemTime) -> Self {
-        Self { inner, dialect, now, writes: true, touched: AtomicBool::new(false) }
+        Self::new(inner, dialect, dialect.stamp(now), true)
+    }
+
+    fn new(inner: DatabaseTransaction, dialect: Dialect, now: SystemTime, writes: bool) -> Self {
+        let retry = Mutex::new(Retry::Never);
+        Self { inner, dialect, now, writes, touched: AtomicBool::new(false), retry }
+    }
+
+    /// Keeps other transactions that name the same out until this one ends, if it may write.
+    pub(super) async fn exclude(&self, what: &str) -> Result<(), StoreError> {
+        let done = self.dialect.exclude(&self.inner, what).await;
+        done.map_err(|error| self.error(&error))
     }
 
     /// Locks what this transaction reads, if it may go on to change it.
@@ -71,7 +89,7 @@ impl Tx {
     ) -> Result<i64, StoreError> {
         let mut insert = self.insert_into(table, columns.iter().map(|(name, _)| *name));
         self.add_row(&mut insert, columns.iter().map(|(_, value)| value.clone()));
-        let id = self.dialect.insert_one(&self.inner, &insert).await;
+        let id = self.dialect.insert_one(&self.inner, insert).await;
         id.map_err(|error| self.error(&error))
     }
 
@@ -104,7 +122,7 @@ impl Tx {
     }
 
     fn add_row(&self, insert: &mut InsertStatement, row: impl IntoIterator<Item = Expr>) {
-        let now = Expr::val(self.dialect.timestamp(self.now));
+        let now = self.dialect.timestamp(self.now);
         insert.values_panic([now.clone(), now].into_iter().chain(row));
     }
 
@@ -126,8 +144,15 @@ impl Tx {
         self.touched.load(Ordering::Relaxed)
     }
 
+    /// Commits. If that fails, nobody knows whether it happened, and it is not tried again.
     pub(super) async fn commit(self) -> Result<(), StoreError> {
         let dialect = self.dialect;
+        if self.wrote_events() && matches!(dialect, Dialect::Postgres) {
+            // Delivered with the commit, and to nobody if there is none.
+            let notify = format!("NOTIFY {}", super::listen::CHANNEL);
+            let done = self.inner.execute_unprepared(&notify).await;
+            done.map_err(|error| self.error(&error))?;
+        }
         self.inner.commit().await.map_err(|error| dialect.error(&error))
     }
 
@@ -136,7 +161,16 @@ impl Tx {
         self.inner.rollback().await.map_err(|error| dialect.error(&error))
     }
 
-    fn error(&self, error: &sea_orm::DbErr) -> StoreError {
+    /// What may be done about a failure of this transaction.
+    pub(super) fn retry(&self) -> Retry {
+        *self.retry.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn error(&self, error: &DbErr) -> StoreError {
+        let retry = self.dialect.retry(error);
+        if retry != Retry::Never {
+            *self.retry.lock().unwrap_or_else(PoisonError::into_inner) = retry;
+        }
         self.dialect.error(error)
     }
 }
@@ -147,24 +181,83 @@ pub(super) struct Row {
     dialect: Dialect,
 }
 
+/// What a column can be read as.
+pub(super) trait Value: Sized {
+    fn read(row: &QueryResult, column: usize, dialect: Dialect) -> Result<Self, DbErr>;
+}
+
+macro_rules! plain {
+    ($($type:ty),*) => {$(
+        impl Value for $type {
+            fn read(row: &QueryResult, column: usize, _: Dialect) -> Result<Self, DbErr> {
+                row.try_get_by_index(column)
+            }
+        }
+    )*};
+}
+plain!(Option<bool>, Option<String>, Option<Vec<u8>>);
+
+impl Value for Option<i64> {
+    /// gorm makes integers of every width, and the drivers read each as its own type only.
+    fn read(row: &QueryResult, column: usize, dialect: Dialect) -> Result<Self, DbErr> {
+        fn wide<T: TryGetable>(row: &QueryResult, column: usize) -> Result<Option<i64>, DbErr>
+        where
+            i64: From<T>,
+            Option<T>: TryGetable,
+        {
+            Ok(row.try_get_by_index::<Option<T>>(column)?.map(i64::from))
+        }
+        match dialect {
+            Dialect::Sqlite { .. } => row.try_get_by_index(column),
+            Dialect::Postgres => {
+                let driver = row.try_as_pg_row();
+                match driver.map(|row| row.column(column).type_info().name()) {
+                    Some("INT4") => wide::<i32>(row, column),
+                    Some("INT2") => wide::<i16>(row, column),
+                    _ => row.try_get_by_index(column),
+                }
+            }
+            Dialect::MySql { .. } => {
+                let driver = row.try_as_mysql_row();
+                match driver.map(|row| row.column(column).type_info().name()) {
+                    Some(name) if name.ends_with("UNSIGNED") => {
+                        let value: Option<u64> = row.try_get_by_index(column)?;
+                        Ok(value.map(|value| i64::try_from(value).unwrap_or(i64::MAX)))
+                    }
+                    _ => row.try_get_by_index(column),
+                }
+            }
+        }
+    }
+}
+
 impl Row {
-    pub(super) fn get<T: TryGetable>(&self, column: usize) -> Result<T, StoreError> {
-        self.inner.try_get_by_index(column).map_err(|error| self.dialect.error(&error))
+    /// A column in which NULL is an error.
+    pub(super) fn get<T>(&self, column: usize) -> Result<T, StoreError>
+    where
+        Option<T>: Value,
+    {
+        let null = || StoreError::sql(&format!("column {column} is NULL"));
+        Option::<T>::read(&self.inner, column, self.dialect)
+            .map_err(|error| self.dialect.error(&error))?
+            .ok_or_else(null)
     }
 
     /// A column in which NULL means nothing: empty, 0, false.
-    pub(super) fn get_or_default<T: TryGetable + Default>(
-        &self,
-        column: usize,
-    ) -> Result<T, StoreError>
+    pub(super) fn get_or_default<T: Default>(&self, column: usize) -> Result<T, StoreError>
     where
-        Option<T>: TryGetable,
+        Option<T>: Value,
     {
-        Ok(self.get::<Option<T>>(column)?.unwrap_or_default())
+        let value = Option::<T>::read(&self.inner, column, self.dialect);
+        Ok(value.map_err(|error| self.dialect.error(&error))?.unwrap_or_default())
     }
 
-    /// A timestamp column; `None` for NULL.
+    /// A timestamp column, selected by [`Dialect::select_timestamp`]; `None` for NULL.
     pub(super) fn timestamp(&self, column: usize) -> Result<Option<timestamp::Nanos>, StoreError> {
+        let wrong = |text: &str| {
+            let text = crate::error::excerpt(text);
+            StoreError::sql(&format!("column {column} holds no timestamp: {text}"))
+        };
         match self.dialect {
             Dialect::Sqlite { .. } => {
                 // A driver that stored a number meant seconds since the epoch.
@@ -172,12 +265,20 @@ impl Row {
                     return Ok(seconds.map(timestamp::Nanos::from_seconds));
                 }
                 let text: String = self.get(column)?;
-                timestamp::parse(&text).map(Some).ok_or_else(|| {
-                    StoreError::sql(&format!(
-                        "column {column} holds no timestamp: {}",
-                        crate::error::excerpt(&text)
-                    ))
-                })
+                timestamp::parse(&text).map(Some).ok_or_else(|| wrong(&text))
+            }
+            Dialect::Postgres => {
+                let micros = self.inner.try_get_by_index::<Option<i64>>(column);
+                let micros = micros.map_err(|error| self.dialect.error(&error))?;
+                Ok(micros.map(timestamp::Nanos::from_micros))
+            }
+            Dialect::MySql { zone } => {
+                let text = self.inner.try_get_by_index::<Option<String>>(column);
+                let Some(text) = text.map_err(|error| self.dialect.error(&error))? else {
+                    return Ok(None);
+                };
+                let shown = timestamp::parse(&text).ok_or_else(|| wrong(&text))?;
+                Ok(Some(shown.shift_to(|seconds| zone.to_utc(seconds))))
             }
         }
     }

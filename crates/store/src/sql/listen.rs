@@ -1,0 +1,74 @@
+//! PostgreSQL's LISTEN: a commit of another server wakes the readers of this one at once.
+//!
+//! Only a wake-up. What happened is read from the event tables, which are asked every second in
+//! any case: a notification may be lost, and SPIRE sends none.
+
+use std::time::Duration;
+
+use sea_orm::sqlx::postgres::{PgListener, PgPoolOptions};
+use steeple_runtime::{Backoff, Watcher};
+use tokio::sync::watch;
+
+use super::link::Link;
+use crate::config::Now;
+
+/// What servers call.
+pub(super) const CHANNEL: &str = "steeple_events";
+
+const FIRST_WAIT: Duration = Duration::from_millis(500);
+const LAST_WAIT: Duration = Duration::from_secs(30);
+
+/// Listens until the store is closed.
+pub(super) async fn run(link: Link, now: Now, wake: watch::Sender<u64>, mut drain: Watcher) {
+    let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
+    loop {
+        let listening = listen(&link, &now, &wake, &mut backoff);
+        let error = tokio::select! {
+            () = drain.signalled() => return,
+            error = listening => error,
+        };
+        tracing::debug!(subsystem_name = "sql", %error, "Listening for events was interrupted");
+        tokio::select! {
+            () = drain.signalled() => return,
+            () = tokio::time::sleep(backoff.next()) => {}
+        }
+    }
+}
+
+async fn listen(
+    link: &Link,
+    now: &Now,
+    wake: &watch::Sender<u64>,
+    backoff: &mut Backoff,
+) -> sea_orm::sqlx::Error {
+    match follow(link, now, wake, backoff).await {
+        Ok(()) => sea_orm::sqlx::Error::PoolClosed,
+        Err(error) => error,
+    }
+}
+
+async fn follow(
+    link: &Link,
+    now: &Now,
+    wake: &watch::Sender<u64>,
+    backoff: &mut Backoff,
+) -> Result<(), sea_orm::sqlx::Error> {
+    // Without a fresh token it would fail, and say so.
+    let _old_token = link.renew_login(now);
+    let Some(options) = link.postgres_options() else { return Ok(()) };
+    let pool = PgPoolOptions::new()
+        .max_connections(1)
+        .acquire_timeout(Duration::from_secs(10))
+        .connect_lazy_with((*options).clone());
+    let mut listener = PgListener::connect_with(&pool).await?;
+    listener.eager_reconnect(false);
+    listener.listen(CHANNEL).await?;
+    backoff.reset();
+    loop {
+        // Something may have happened before we listened.
+        wake.send_modify(|count| *count = count.wrapping_add(1));
+        if listener.try_recv().await?.is_none() {
+            return Ok(());
+        }
+    }
+}
