@@ -184,6 +184,9 @@ impl AuthorityStore for World {
             for authority in more.jwt_authorities {
                 bundle.set_jwt_authority(authority);
             }
+            for authority in more.wit_authorities {
+                bundle.set_wit_authority(authority);
+            }
             bundle.clone()
         })
         .await

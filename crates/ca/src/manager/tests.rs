@@ -12,7 +12,7 @@ use steeple_runtime::{Clock, ManualClock};
 use steeple_spiffe::SpiffeId;
 
 use super::*;
-use crate::credentials::{WorkloadJwtParams, WorkloadX509Params};
+use crate::credentials::{WorkloadJwtParams, WorkloadWitParams, WorkloadX509Params};
 use crate::error::CaError;
 use crate::testing::{DAY, Fault, HOUR, World, config, noon, run};
 
@@ -523,4 +523,63 @@ fn a_year_without_trouble_has_as_many_authorities_as_it_needs() {
     // Each takes over from one with a sixth of its life left, having waited a third of its own.
     assert!((700..=740).contains(&lives), "{lives}");
     replay.recover();
+}
+
+#[test]
+fn wit_keys_exist_only_with_the_flag_and_survive_a_restart() {
+    let (world, clock) = (World::new(), ManualClock::new(noon()));
+    let without = started(&world, &config(), &clock);
+    let params = || WorkloadWitParams {
+        spiffe_id: SpiffeId::parse("spiffe://example.org/web").unwrap(),
+        public_key: PrivateKey::generate(KeyType::EcP256).unwrap().public_key().clone(),
+        algorithm: "ES256".into(),
+        ttl: None,
+    };
+    let refused = run(without.credentials().sign_wit_svid(params(), clock.now())).unwrap();
+    assert!(matches!(refused, Err(CaError::NoWitKey)));
+    assert!(world.entries().wit_keys.is_empty());
+
+    let issuer = Some("https://issuer".to_owned());
+    let config = CaConfig {
+        enable_wit: true,
+        wit_key_type: KeyType::EcP384,
+        wit_issuer: issuer,
+        ..config()
+    };
+    let manager = started(&world, &config, &clock);
+    let [row] = world.entries().wit_keys.try_into().unwrap();
+    assert_eq!((row.slot_id.as_str(), row.status()), ("A", Status::Active));
+    assert!(world.durable().keys.contains_key("WIT-Signer-A"));
+    let published = world.durable().bundle.clone().unwrap().wit_authorities;
+    assert_eq!(published.iter().map(|key| &*key.key_id).collect::<Vec<_>>(), [&*row.kid]);
+
+    let svid = run(manager.credentials().sign_wit_svid(params(), clock.now())).unwrap().unwrap();
+    let part = |index: usize| -> serde_json::Value {
+        use base64::Engine as _;
+        let part = svid.token.split('.').nth(index).unwrap();
+        let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap();
+        serde_json::from_slice(&bytes).unwrap()
+    };
+    assert_eq!(
+        part(0),
+        serde_json::json!({ "alg": "ES384", "kid": row.kid, "typ": "wit+jwt" })
+    );
+    let claims = part(1);
+    assert_eq!(claims["sub"], "spiffe://example.org/web");
+    assert_eq!(claims["iss"], "https://issuer");
+    assert_eq!(claims["cnf"]["jwk"]["alg"], "ES256");
+    assert_eq!(claims["cnf"]["jwk"]["crv"], "P-256");
+    assert!(claims["cnf"]["jwk"].get("d").is_none());
+    assert!(claims.get("aud").is_none());
+    assert_eq!(svid.expires_at, clock.now() + HOUR);
+
+    let operations = world.durable().operations;
+    let again = started(&world, &config, &clock);
+    assert_eq!(world.durable().operations, operations, "nothing is made anew");
+    assert!(run(again.credentials().sign_wit_svid(params(), clock.now())).unwrap().is_ok());
+    clock.advance(DAY * 2);
+    let expired = run(again.credentials().sign_wit_svid(params(), clock.now())).unwrap();
+    assert!(matches!(expired, Err(CaError::WitKeyExpired(_))));
+    run(again.tick()).unwrap().unwrap();
+    assert!(run(again.credentials().sign_wit_svid(params(), clock.now())).unwrap().is_ok());
 }
