@@ -11,6 +11,7 @@ use steeple_pki::{Bundle, Certificate, JwtAuthority, KeyError, PublicKey, X509Au
 use steeple_spiffe::{IdError, TrustDomain};
 use steeple_store::model::{BundleMask, DeleteMode, Page};
 use steeple_store::{Store, StoreError};
+use tokio::sync::watch;
 
 use crate::access::{DownstreamCaller, Operator, Reader};
 use crate::time::from_unix_seconds;
@@ -122,6 +123,8 @@ pub struct Bundles {
     store: Arc<dyn Store>,
     trust_domain: TrustDomain,
     recent: Arc<Mutex<Recent>>,
+    /// Counts what may have changed a bundle.
+    changes: watch::Sender<u64>,
     /// Publishes JWT keys of servers below, upward too.
     publisher: Option<CaManager>,
 }
@@ -136,7 +139,8 @@ impl Bundles {
     /// Bundles as the server of `trust_domain` sees them.
     #[must_use]
     pub fn new(store: Arc<dyn Store>, trust_domain: TrustDomain) -> Self {
-        Self { store, trust_domain, recent: Arc::default(), publisher: None }
+        let (recent, changes) = (Arc::default(), watch::Sender::new(0));
+        Self { store, trust_domain, recent, changes, publisher: None }
     }
 
     /// Has JWT keys of servers below published by `manager`, which knows who is above.
@@ -195,6 +199,13 @@ impl Bundles {
     /// Forgets what was read, so that the next reader sees what has just been written.
     pub fn forget(&self) {
         self.cache().clear();
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    /// Changes whenever this server may have changed a bundle.
+    #[must_use]
+    pub fn changes(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
     }
 
     /// Adds authorities to our own bundle.

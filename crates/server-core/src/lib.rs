@@ -23,6 +23,7 @@ pub mod federation;
 pub mod housekeeping;
 pub mod ids;
 pub mod index;
+pub mod notify;
 pub mod peers;
 mod server_svid;
 mod signing;

@@ -7,6 +7,7 @@ use steeple_ca::RotationError;
 use steeple_net::unix::BindError;
 use steeple_policy::LoadError;
 use steeple_ops::telemetry::TelemetryError;
+use steeple_server_core::notify::NotifyError;
 use steeple_server_core::ServerSvidError;
 use steeple_server_core::startup::StartupError;
 use steeple_store::StoreError;
@@ -26,6 +27,8 @@ pub enum ServerError {
     Startup(#[from] StartupError),
     #[error("{0}")]
     Authority(#[from] RotationError),
+    #[error("{0}")]
+    Notify(#[from] NotifyError),
     #[error("{0}")]
     Svid(#[from] ServerSvidError),
     #[error("unable to read the registration entries: {0}")]
