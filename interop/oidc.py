@@ -39,11 +39,11 @@ class Named(http.client.HTTPSConnection):
 class Provider:
     """A provider in a folder; `settings` is its configuration, in which PORT stands for a port."""
 
-    def __init__(self, folder, settings, bins=None, env=None, port=None):
+    def __init__(self, folder, settings, bins=None, env=None, port=None, domains=(DOMAIN, "b.test")):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         self.config, self.log = folder / "oidc.conf", folder / "oidc.log"
-        self.settings, self.given = settings, port
+        self.settings, self.given, self.domains = settings, port, list(domains)
         self.binary = (bins or binaries()) / "oidc-discovery-provider"
         self.env = env or dict(os.environ)
         self.process = None
@@ -54,7 +54,7 @@ class Provider:
             self.port = self.given or free_port()
             said = len(self.text())
             text = self.settings.replace("PORT", str(self.port))
-            self.config.write_text(f'log_level = "debug"\ndomains = ["{DOMAIN}", "b.test"]\n{text}')
+            self.config.write_text(f'log_level = "debug"\ndomains = {json.dumps(self.domains)}\n{text}')
             with open(self.log, "ab") as out:
                 self.process = subprocess.Popen(
                     [str(self.binary), "-config", str(self.config)], stdout=out, stderr=out, env=self.env, cwd=self.folder
