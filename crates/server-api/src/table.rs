@@ -43,7 +43,11 @@ impl Row {
     /// The service as SPIRE's logs call it: `agent.v1.Agent`.
     pub(crate) fn service(&self) -> &'static str {
         let full = self.path[1..].rsplit_once('/').expect("paths of the table have two slashes").0;
-        full.strip_prefix("spire.api.server.").unwrap_or(full)
+        match full.strip_prefix("spire.api.server.").unwrap_or(full) {
+            "grpc.health.v1.Health" => "Health",
+            "logger.v1.Logger" => "Logger",
+            other => other,
+        }
     }
 }
 
@@ -215,5 +219,9 @@ mod tests {
     fn names_for_the_log_are_upstreams() {
         let row = row("/spire.api.server.agent.v1.Agent/AttestAgent", false).unwrap();
         assert_eq!((row.service(), row.method()), ("agent.v1.Agent", "AttestAgent"));
+        let service = |path| super::row(path, true).unwrap().service();
+        assert_eq!(service("/spire.api.server.logger.v1.Logger/GetLogger"), "Logger");
+        assert_eq!(service("/spire.api.server.debug.v1.Debug/GetInfo"), "debug.v1.Debug");
+        assert_eq!(service("/grpc.health.v1.Health/Check"), "Health");
     }
 }

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -68,27 +68,52 @@ fn plain(code: StatusCode, status: &Status) -> Response<Body> {
     response
 }
 
-/// tonic's answer to a message that is too large, in grpc-go's code and words.
+/// tonic's answers to messages that it cannot take, in grpc-go's code and words.
 fn reword(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
-    if let Some((found, limit)) = too_large(headers) {
-        let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+    let Some(status) = Status::from_header_map(headers) else { return response };
+    if let Some((code, text)) = in_other_words(status.code(), status.message()) {
         headers.remove(Status::GRPC_STATUS);
         headers.remove(Status::GRPC_MESSAGE);
-        let _ = Status::resource_exhausted(text).add_header(headers);
+        // The text fits a header, as the one before it did.
+        let _ = Status::new(code, text).add_header(headers);
     }
     response
 }
 
-fn too_large(headers: &HeaderMap) -> Option<(u64, u64)> {
-    let status = headers.get(Status::GRPC_STATUS)?;
-    if status != HeaderValue::from(Code::OutOfRange as u16) {
-        return None;
+fn in_other_words(code: Code, text: &str) -> Option<(Code, String)> {
+    match code {
+        Code::OutOfRange => {
+            let text = text.strip_prefix("Error, decoded message length too large: found ")?;
+            let (found, rest) = text.split_once(" bytes, the limit is: ")?;
+            let (found, limit): (u64, u64) =
+                (found.parse().ok()?, rest.strip_suffix(" bytes")?.parse().ok()?);
+            let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+            Some((Code::ResourceExhausted, text))
+        }
+        Code::ResourceExhausted => {
+            let text = text.strip_prefix("Error decompressing: size limit, of ")?;
+            let limit: u64 = text.split_once(" bytes")?.0.parse().ok()?;
+            let text =
+                format!("grpc: received message after decompression larger than max {limit}");
+            Some((Code::ResourceExhausted, text))
+        }
+        Code::Internal if text.starts_with("Error decompressing: ") => {
+            let why =
+                text["Error decompressing: ".len()..].trim_end_matches(", while sending request");
+            Some((Code::Internal, format!("grpc: failed to decompress the message: {why}")))
+        }
+        Code::Internal => {
+            let why = text.strip_prefix("failed to decode Protobuf message: ")?;
+            let why = if why.contains("UTF-8") {
+                "string field contains invalid UTF-8"
+            } else {
+                "proto: cannot parse invalid wire-format data"
+            };
+            Some((Code::Internal, format!("grpc: error unmarshalling request: {why}")))
+        }
+        _ => None,
     }
-    let status = Status::from_header_map(headers)?;
-    let text = status.message().strip_prefix("Error, decoded message length too large: found ")?;
-    let (found, rest) = text.split_once(" bytes, the limit is: ")?;
-    Some((found.parse().ok()?, rest.strip_suffix(" bytes")?.parse().ok()?))
 }
 
 #[cfg(test)]
@@ -167,6 +192,52 @@ mod tests {
             let post = Request::post("/a.B/C").header(CONTENT_TYPE, kind).body(Body::empty());
             let response = ask(post.unwrap(), std::future::pending).await;
             assert_eq!(response.status(), StatusCode::UNSUPPORTED_MEDIA_TYPE, "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_a_decoder_refuses_is_said_in_grpc_gos_words() {
+        let said = |status: Status| {
+            let response = reword(status.into_http());
+            let status = Status::from_header_map(response.headers()).unwrap();
+            (status.code(), status.message().to_owned())
+        };
+        let limit =
+            "Error decompressing: size limit, of 4 bytes, exceeded while decompressing message";
+        for (status, code, text) in [
+            (
+                Status::out_of_range(
+                    "Error, decoded message length too large: found 7 bytes, the limit is: 4 bytes",
+                ),
+                Code::ResourceExhausted,
+                "grpc: received message larger than max (7 vs. 4)",
+            ),
+            (
+                Status::resource_exhausted(limit),
+                Code::ResourceExhausted,
+                "grpc: received message after decompression larger than max 4",
+            ),
+            (
+                Status::internal("failed to decode Protobuf message: buffer underflow"),
+                Code::Internal,
+                "grpc: error unmarshalling request: proto: cannot parse invalid wire-format data",
+            ),
+            (
+                Status::internal(
+                    "failed to decode Protobuf message: X.id: invalid string value: data is not \
+                     UTF-8 encoded",
+                ),
+                Code::Internal,
+                "grpc: error unmarshalling request: string field contains invalid UTF-8",
+            ),
+            (
+                Status::internal("Error decompressing: bad header, while sending request"),
+                Code::Internal,
+                "grpc: failed to decompress the message: bad header",
+            ),
+            (Status::internal("something else"), Code::Internal, "something else"),
+        ] {
+            assert_eq!(said(status), (code, text.to_owned()));
         }
     }
 }

@@ -55,7 +55,12 @@ pub(super) fn of_request(home: &TrustDomain, path: &str, request: &[u8]) -> Extr
             });
             entry_filter(&mut fields, home, filter);
         }
-        "Entry/GetEntry" => fields.text("entry_id", decode::<entry::GetEntryRequest>(request).id),
+        "Entry/GetEntry" => {
+            let id = decode::<entry::GetEntryRequest>(request).id;
+            if !id.is_empty() {
+                fields.text("entry_id", id);
+            }
+        }
         "Agent/CountAgents" => {
             let filter = decode::<agent::CountAgentsRequest>(request).filter;
             let filter = filter.map(|it| AgentFilter {
