@@ -10,6 +10,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
 use http::{HeaderMap, Request, Response, request};
+use steeple_net::outcome;
 use steeple_net::tls::TlsPeer;
 use steeple_runtime::Clock;
 use steeple_server_core::access::{
@@ -18,6 +19,7 @@ use steeple_server_core::access::{
 use steeple_server_core::bundles::Bundles;
 use steeple_server_core::peers::{self, PeerError};
 use steeple_spiffe::TrustDomain;
+use steeple_telemetry::rpc;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
@@ -84,19 +86,29 @@ where
         let local = self.local;
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
-            match stack.before(row, local, &head, body).await {
-                Ok(Passed { call, turn, open, body }) => {
-                    head.extensions.insert(call);
-                    let response = inner.call(Request::from_parts(head, body)).await?;
-                    let response = words_of_grpc(response);
-                    let response = match open {
-                        Some(open) => open.follow(response).await,
-                        None => response,
-                    };
-                    Ok(turns::keep(turn, response))
+            let traceparent = head.headers.get("traceparent").and_then(|it| it.to_str().ok());
+            let rpc = rpc::call(row.path, traceparent);
+            let response = rpc.scope(async {
+                match stack.before(row, local, &head, body).await {
+                    Ok(Passed { call, turn, open, body }) => {
+                        head.extensions.insert(call);
+                        let response = inner.call(Request::from_parts(head, body)).await?;
+                        let response = words_of_grpc(response);
+                        let response = match open {
+                            Some(open) => open.follow(response).await,
+                            None => response,
+                        };
+                        Ok(turns::keep(turn, response))
+                    }
+                    Err(status) => Ok(status.into_http()),
                 }
-                Err(status) => Ok(status.into_http()),
+            });
+            let response: Result<_, Infallible> = response.await;
+            let response = response?;
+            if !rpc.is_recorded() {
+                return Ok(response);
             }
+            Ok(outcome::watch(response, move |code| rpc.status(outcome::code_name(code))))
         })
     }
 }

@@ -16,6 +16,7 @@ mod config;
 pub mod contract;
 mod error;
 pub mod feed;
+mod measured;
 pub mod model;
 mod sql;
 mod store;
@@ -40,5 +41,5 @@ pub use crate::store::Store;
 /// `Invalid` for a connection string that makes no sense, `Precondition` for a schema that this
 /// version cannot work with, `Unavailable` if the database cannot be opened.
 pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(Arc::new(sql::SqlStore::open(config).await?))
+    Ok(measured::measured(Arc::new(sql::SqlStore::open(config).await?)))
 }
