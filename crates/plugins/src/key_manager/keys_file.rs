@@ -37,17 +37,27 @@ pub(crate) struct KeysFile {
 pub(crate) enum LoadError {
     #[error("unable to read keys: {0}")]
     Read(#[from] io::Error),
-    #[error("unable to decode keys JSON: {error} (in {})", path.display())]
+    #[error("unable to decode keys JSON: {error} ({})", Mend(path))]
     Json { path: PathBuf, error: JsonError },
-    #[error("unable to parse key {:?}: {error} (in {})", shorten(id), path.display())]
+    #[error("unable to parse key {:?}: {error} ({})", shorten(id), Mend(path))]
     Key { path: PathBuf, id: String, error: steeple_pki::KeyError },
     #[error(
         "unable to make entry {shown:?}: unable to make key entry for key {shown:?}: {kind} \
-         (in {file})",
+         ({mend})",
         shown = shorten(id),
-        file = path.display()
+        mend = Mend(path)
     )]
     Kind { path: PathBuf, id: String, kind: UnusableKind },
+}
+
+/// Where the trouble is, and what an operator can do about it.
+struct Mend<'a>(&'a Path);
+
+impl fmt::Display for Mend<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let path = self.0.display();
+        write!(f, "in {path}; restore it from a copy, or move it away to start with new keys")
+    }
 }
 
 /// What is wrong with the text, without the text: there are keys in it.

@@ -169,7 +169,8 @@ fn a_broken_file_is_an_error_that_names_it_and_stays_as_it_is() {
         fs::write(&path, contents).unwrap();
         let error = refusal(&path);
         assert!(error.starts_with(&format!("keymanager(disk): {expected}")), "{error}");
-        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        let mend = format!("(in {}; restore it from a copy, or move it away", path.display());
+        assert!(error.contains(&mend), "{error}");
         assert_eq!(fs::read_to_string(&path).unwrap(), contents);
     }
     fs::remove_file(&path).unwrap();
@@ -220,4 +221,90 @@ async fn the_agents_directory_is_made_for_the_owner_alone() {
     let error = agent_from_config(Some(&settings), &host()).err().unwrap();
     assert_eq!(error.code, Code::FailedPrecondition);
     assert!(error.message.contains("directory validation failed: "), "{error}");
+}
+
+/// Set in the process that has a small disk of its own; where that is mounted.
+const SMALL_DISK: &str = "STEEPLE_TEST_SMALL_DISK";
+
+/// Runs itself again with a disk of 16 kB, in a mount namespace of its own.
+fn on_a_small_disk(test: &str, body: impl FnOnce(&Path)) {
+    if let Some(mounted) = std::env::var_os(SMALL_DISK) {
+        return body(Path::new(&mounted));
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let mount = "mount -t tmpfs -o size=16k none \"$1\" && shift && exec \"$@\"";
+    let ran = std::process::Command::new("unshare")
+        .args(["--map-root-user", "--mount", "sh", "-c", mount, "sh"])
+        .arg(dir.path())
+        .arg(std::env::current_exe().unwrap())
+        .args(["--exact", &format!("key_manager::disk::tests::{test}"), "--nocapture"])
+        .env(SMALL_DISK, dir.path())
+        .output();
+    let told = ran.as_ref().map(|ran| String::from_utf8_lossy(&ran.stdout).into_owned());
+    match (&ran, told) {
+        (Ok(ran), Ok(told)) if told.contains("running 1 test") => {
+            let errors = String::from_utf8_lossy(&ran.stderr);
+            assert!(ran.status.success() && told.contains("1 passed"), "{told}\n{errors}");
+        }
+        _ => {
+            #[expect(clippy::print_stderr, reason = "says why nothing was tested")]
+            {
+                eprintln!("skipped: no mount namespace may be made here");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_full_disk_loses_no_key_and_is_named() {
+    on_a_small_disk("a_full_disk_loses_no_key_and_is_named", |disk| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let path = disk.join("keys.json");
+        let manager = open(path.clone()).unwrap();
+        let generate = || runtime.block_on(manager.generate_key("id", KeyType::EcP256));
+        let old = generate().unwrap();
+        let filler = disk.join("filler");
+        assert!(fs::write(&filler, [7; 64 * 1024]).is_err(), "the disk is not full");
+        let error = generate().err().unwrap().to_string();
+        let start = "keymanager(disk): failed to generate key: unable to write entries: write ";
+        assert!(error.starts_with(start), "{error}");
+        assert!(error.contains(path.to_str().unwrap()), "{error}");
+        assert!(error.contains("No space left on device"), "{error}");
+        let reopened = open(path.clone()).unwrap();
+        for manager in [&manager, &reopened] {
+            let kept = runtime.block_on(manager.key("id")).unwrap().unwrap();
+            assert!(kept.public_key() == old.public_key());
+        }
+        let names: Vec<_> = fs::read_dir(disk).unwrap().flatten().collect();
+        assert_eq!(names.len(), 2, "nothing of the attempt is left: {names:?}");
+        // Room again: it goes on.
+        fs::remove_file(&filler).unwrap();
+        let next = generate().unwrap();
+        let found = runtime.block_on(open(path).unwrap().key("id")).unwrap().unwrap();
+        assert!(found.public_key() == next.public_key());
+    });
+}
+
+#[test]
+fn a_read_only_disk_loses_no_key_and_is_named() {
+    on_a_small_disk("a_read_only_disk_loses_no_key_and_is_named", |disk| {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let path = disk.join("keys.json");
+        let manager = open(path.clone()).unwrap();
+        let old = runtime.block_on(manager.generate_key("id", KeyType::EcP256)).unwrap();
+        let remount =
+            std::process::Command::new("mount").args(["-o", "remount,ro"]).arg(disk).status();
+        assert!(remount.unwrap().success());
+        let reopened = open(path).unwrap();
+        for manager in [&manager, &reopened] {
+            let error = runtime.block_on(manager.generate_key("id", KeyType::EcP256));
+            let error = error.err().unwrap().to_string();
+            assert!(
+                error.contains("keys.json") && error.contains("Read-only file system"),
+                "{error}"
+            );
+            let kept = runtime.block_on(manager.key("id")).unwrap().unwrap();
+            assert!(kept.public_key() == old.public_key());
+        }
+    });
 }
