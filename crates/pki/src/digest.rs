@@ -1,6 +1,6 @@
 //! SHA-2 (FIPS 180-4), for what is fingerprinted, and for keys elsewhere that sign digests.
 
-use aws_lc_rs::digest::{Context, SHA256, SHA384, SHA512, digest};
+use aws_lc_rs::digest::{Algorithm, Context, Digest, SHA256, SHA384, SHA512, digest};
 
 use crate::SignatureAlgorithm;
 
@@ -16,14 +16,22 @@ pub fn sha512(bytes: &[u8]) -> [u8; 64] {
 /// signs the message itself.
 #[must_use]
 pub fn under(algorithm: SignatureAlgorithm, message: &[u8]) -> Option<Vec<u8>> {
+    kind(algorithm).map(|kind| digest(kind, message).as_ref().to_vec())
+}
+
+/// `bytes` as a digest for a signature of `algorithm`, if they are as long as one.
+pub(crate) fn import(algorithm: SignatureAlgorithm, bytes: &[u8]) -> Option<Digest> {
+    kind(algorithm).and_then(|kind| Digest::import_less_safe(bytes, kind).ok())
+}
+
+fn kind(algorithm: SignatureAlgorithm) -> Option<&'static Algorithm> {
     use SignatureAlgorithm as Alg;
-    let kind = match algorithm {
-        Alg::EcdsaSha256 | Alg::RsaPkcs1Sha256 | Alg::RsaPssSha256 => &SHA256,
-        Alg::EcdsaSha384 | Alg::RsaPkcs1Sha384 | Alg::RsaPssSha384 => &SHA384,
-        Alg::EcdsaSha512 | Alg::RsaPkcs1Sha512 | Alg::RsaPssSha512 => &SHA512,
-        Alg::Ed25519 => return None,
-    };
-    Some(digest(kind, message).as_ref().to_vec())
+    match algorithm {
+        Alg::EcdsaSha256 | Alg::RsaPkcs1Sha256 | Alg::RsaPssSha256 => Some(&SHA256),
+        Alg::EcdsaSha384 | Alg::RsaPkcs1Sha384 | Alg::RsaPssSha384 => Some(&SHA384),
+        Alg::EcdsaSha512 | Alg::RsaPkcs1Sha512 | Alg::RsaPssSha512 => Some(&SHA512),
+        Alg::Ed25519 => None,
+    }
 }
 
 /// A digest that is fed piece by piece.
@@ -87,5 +95,22 @@ mod tests {
         assert_eq!(length(SignatureAlgorithm::RsaPssSha384), Some(48));
         assert_eq!(length(SignatureAlgorithm::RsaPkcs1Sha512), Some(64));
         assert_eq!(length(SignatureAlgorithm::Ed25519), None);
+    }
+
+    #[test]
+    fn a_digest_is_signed_as_its_message_is() {
+        use SignatureAlgorithm as Alg;
+        for (kind, algorithm) in [
+            (crate::KeyType::EcP256, Alg::EcdsaSha256),
+            (crate::KeyType::EcP384, Alg::EcdsaSha384),
+            (crate::KeyType::Rsa2048, Alg::RsaPkcs1Sha256),
+            (crate::KeyType::Rsa2048, Alg::RsaPssSha512),
+        ] {
+            let key = crate::PrivateKey::generate(kind).unwrap();
+            let digest = under(algorithm, b"message").unwrap();
+            let signature = key.sign_digest(algorithm, &digest).unwrap();
+            key.public_key().verify(algorithm, b"message", &signature).unwrap();
+            assert!(key.sign_digest(algorithm, &digest[1..]).is_err());
+        }
     }
 }

@@ -120,6 +120,11 @@ impl Plugin {
         self.0.has_config
     }
 
+    /// The id of its process.
+    pub fn pid(&self) -> u32 {
+        self.0.process.pid
+    }
+
     /// Resolves when the plugin's process has ended.
     pub async fn exited(&self) {
         self.0.process.exited().await;

@@ -35,6 +35,7 @@ pub(crate) struct Process {
     /// What calls go through; when the child is gone, they fail.
     pub(crate) channel: Channel,
     pub(crate) address: Address,
+    pub(crate) pid: u32,
     exited: watch::Receiver<bool>,
     kill: Mutex<Option<oneshot::Sender<()>>>,
 }
@@ -62,6 +63,7 @@ impl Process {
         log("starting plugin");
         let mut child = spawn::spawn(spec, image).await?;
         log("plugin started");
+        let pid = child.id().unwrap_or_default();
         let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
         let (kill, killed) = oneshot::channel();
         let (told, exited) = watch::channel(false);
@@ -80,7 +82,7 @@ impl Process {
         // The pipe must not fill up.
         tasks.spawn_isolated("plugin_stdout", drain_stdout(lines, voice.named("stdout")));
         let channel = dial(&address).await?;
-        Ok(Self { channel, address, exited, kill: Mutex::new(Some(kill)) })
+        Ok(Self { channel, address, pid, exited, kill: Mutex::new(Some(kill)) })
     }
 
     pub(crate) fn has_exited(&self) -> bool {

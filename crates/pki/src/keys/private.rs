@@ -231,6 +231,35 @@ impl PrivateKey {
             }
         }
     }
+
+    /// Signs a message whose digest is `digest`, for protocols that hand over nothing else; as
+    /// [`PrivateKey::sign`] otherwise.
+    ///
+    /// # Errors
+    /// When the key cannot make such a signature, or the digest is not of that algorithm.
+    pub fn sign_digest(
+        &self,
+        algorithm: SignatureAlgorithm,
+        digest: &[u8],
+    ) -> Result<Vec<u8>, SignError> {
+        let kind = self.public_key.kind();
+        let unsupported = SignError::Unsupported { kind, algorithm };
+        let failed = |_| SignError::Failed("signing failed".into());
+        let digest = crate::digest::import(algorithm, digest)
+            .ok_or_else(|| SignError::Failed("the digest is of another algorithm".into()))?;
+        match &self.pair {
+            Pair::Ec(_) if algorithm != SignatureAlgorithm::default_for(kind) => Err(unsupported),
+            Pair::Ec(pair) => {
+                pair.sign_digest(&digest).map(|it| it.as_ref().to_vec()).map_err(failed)
+            }
+            Pair::Rsa(pair) => {
+                let encoding = rsa_encoding(algorithm).ok_or(unsupported)?;
+                let mut signature = vec![0; pair.public_modulus_len()];
+                pair.sign_digest(encoding, &digest, &mut signature).map_err(failed)?;
+                Ok(signature)
+            }
+        }
+    }
 }
 
 #[async_trait]
