@@ -132,6 +132,7 @@ impl Server {
                 "Graceful stop unsuccessful, forced stop after 10s"
             );
         }
+        plugins.close().await;
         store.close().await;
         drop(telemetry);
         outcome

@@ -1,14 +1,22 @@
-//! The plugins that the configuration asks for.
+//! The plugins that the configuration asks for, and what the server offers them.
 
 use std::sync::Arc;
 
-use steeple_config::{PluginConfig, PluginData, ServerConfig};
-use steeple_hcl::Block;
+use async_trait::async_trait;
+use steeple_config::ServerConfig;
+use steeple_ops::keys;
 use steeple_plugin::{
-    BundlePublisher, CredentialComposer, HostContext, KeyManager, Kind, NodeAttestor, Notifier,
+    BundlePublisher, Code, CredentialComposer, HostContext, KeyManager, NodeAttestor, Notifier,
     PluginError, UpstreamAuthority,
 };
-use steeple_plugins::catalog::{self, Made, Side};
+use steeple_plugin_host::catalog::{self, Loaded, Running};
+use steeple_plugin_host::{AgentLookup, HostServices, IdentitySource, Side, X509Identity};
+use steeple_plugins::catalog::Made;
+use steeple_runtime::{Watcher, signal};
+use steeple_server_core::ServerSvid;
+use steeple_spiffe::{SpiffeId, TrustDomain};
+use steeple_store::Store;
+use tokio::sync::{Mutex, watch};
 
 use crate::error::ServerError;
 
@@ -26,42 +34,33 @@ pub(crate) struct LoadedPlugins {
     pub(crate) notifiers: Vec<Arc<dyn Notifier>>,
     /// Publish the bundle.
     pub(crate) publishers: Vec<Arc<dyn BundlePublisher>>,
+    /// What plugins may ask back.
+    pub(crate) services: HostServices,
+    /// The ones that are programs, and the ones that can be configured anew.
+    pub(crate) running: RunningPlugins,
 }
 
 impl LoadedPlugins {
     /// Loads what the configuration asks for; the first that cannot be loaded is the failure.
     pub(crate) async fn load(config: &ServerConfig) -> Result<Self, ServerError> {
         let host = HostContext::new(config.trust_domain.clone());
-        let mut made = Vec::new();
-        for plugin in &config.plugins {
-            if !plugin.enabled {
-                tracing::info!(
-                    subsystem_name = "catalog",
-                    plugin_name = plugin.name,
-                    plugin_type = plugin.kind,
-                    "Not loading plugin; disabled"
-                );
-                continue;
-            }
-            let kind = plugin.kind.parse::<Kind>().map_err(|error| failed(plugin, &error))?;
-            let data = settings(plugin)?;
-            let plugin_made = catalog::make(Side::Server, kind, &plugin.name, data.as_ref(), &host);
-            made.push(loaded(plugin, plugin_made)?);
-        }
-        Self::sort(made)
+        let services = HostServices::new();
+        let loaded = catalog::load(Side::Server, &config.plugins, &host, &services).await;
+        let (loaded, running) = loaded.map_err(|error| ServerError::Plugins(error.to_string()))?;
+        Ok(Self::sort(loaded, services, RunningPlugins(Arc::new(Mutex::new(running)))))
     }
 
-    fn sort(made: Vec<Made>) -> Result<Self, ServerError> {
-        let mut key_managers = Vec::new();
-        let mut upstream = Vec::new();
+    fn sort(loaded: Vec<Loaded>, services: HostServices, running: RunningPlugins) -> Self {
+        let mut key_manager = None;
+        let mut upstream_authority = None;
         let mut node_attestors = Vec::new();
         let mut composers = Vec::new();
         let mut notifiers = Vec::new();
         let mut publishers = Vec::new();
-        for made in made {
-            match made {
-                Made::KeyManager(it) => key_managers.push(it),
-                Made::UpstreamAuthority(it) => upstream.push(it),
+        for plugin in loaded {
+            match plugin.made {
+                Made::KeyManager(it) => key_manager = Some(it),
+                Made::UpstreamAuthority(it) => upstream_authority = Some(it),
                 Made::NodeAttestor(it) => node_attestors.push(it),
                 Made::CredentialComposer(it) => composers.push(it),
                 Made::Notifier(it) => notifiers.push(it),
@@ -70,93 +69,90 @@ impl LoadedPlugins {
                 _ => {}
             }
         }
-        let count = key_managers.len();
-        let key_manager = match (key_managers.pop(), count) {
-            (Some(only), 1) => only,
-            _ => return Err(constraint(Kind::KeyManager, "exactly 1", count)),
-        };
-        if upstream.len() > 1 {
-            return Err(constraint(Kind::UpstreamAuthority, "at most 1", upstream.len()));
-        }
-        let upstream_authority = upstream.pop();
-        Ok(Self {
-            key_manager,
+        Self {
+            key_manager: keys::of_server(
+                key_manager.expect("the catalog loads exactly one key manager"),
+            ),
             node_attestors,
             upstream_authority,
             composers,
             notifiers,
             publishers,
-        })
+            services,
+            running,
+        }
     }
 }
 
-fn constraint(kind: Kind, expected: &str, count: usize) -> ServerError {
-    ServerError::Plugins(format!(
-        "plugin type \"{kind}\" constraint not satisfied: expected {expected} but got {count}"
-    ))
+/// The plugins that are programs, and the ones that can be configured anew.
+#[derive(Clone)]
+pub(crate) struct RunningPlugins(Arc<Mutex<Running>>);
+
+impl RunningPlugins {
+    /// Configures plugins anew whose file has changed, whenever the signal comes.
+    pub(crate) async fn reconfigure(self, mut signals: signal::Received, mut drain: Watcher) {
+        loop {
+            tokio::select! {
+                () = drain.signalled() => return,
+                () = signals.recv() => {}
+            }
+            tracing::info!(subsystem_name = "reconfigurer", "Reconfigure signal received");
+            tokio::select! {
+                () = drain.signalled() => return,
+                () = async { self.0.lock().await.reconfigure().await } => {}
+            }
+        }
+    }
+
+    /// Ends the plugins that are programs.
+    pub(crate) async fn close(&self) {
+        tracing::debug!(subsystem_name = "catalog", "Closing catalog");
+        self.0.lock().await.close().await;
+        tracing::info!(subsystem_name = "catalog", "Catalog closed");
+    }
 }
 
 /// What the plugins have to remark about their settings, by plugin; nothing is touched.
-pub(crate) fn validate(config: &ServerConfig) -> Vec<(String, Vec<String>)> {
-    let mut remarks = Vec::new();
-    for plugin in config.plugins.iter().filter(|plugin| plugin.enabled) {
-        let found = match check(plugin) {
-            Ok(found) => found,
-            Err(error) => vec![error.to_string()],
-        };
-        if !found.is_empty() {
-            remarks.push((format!("{} {:?}", plugin.kind, plugin.name), found));
-        }
-    }
-    remarks
+pub(crate) async fn validate(
+    config: &ServerConfig,
+) -> Result<Vec<(String, Vec<String>)>, catalog::CatalogError> {
+    let host = HostContext::new(config.trust_domain.clone());
+    catalog::validate(Side::Server, &config.plugins, &host).await
 }
 
-fn check(plugin: &PluginConfig) -> Result<Vec<String>, ServerError> {
-    let kind = plugin.kind.parse::<Kind>().map_err(|error| failed(plugin, &error))?;
-    let data = settings(plugin)?;
-    catalog::validate(Side::Server, kind, &plugin.name, data.as_ref())
-        .map_err(|error| ServerError::Plugins(error.to_string()))
-}
+/// Tells plugins who has attested.
+pub(crate) struct AttestedAgents(pub(crate) Arc<dyn Store>);
 
-fn settings(plugin: &PluginConfig) -> Result<Option<Block>, ServerError> {
-    match &plugin.data {
-        PluginData::None => Ok(None),
-        PluginData::Inline(block) => Ok(Some(block.clone())),
-        PluginData::File(path) => {
-            let text = plugin.data.text().map_err(|error| {
-                let path = path.display();
-                ServerError::Plugins(format!("failed to load plugin data from {path}: {error}"))
-            })?;
-            let block = steeple_hcl::parse(text.as_bytes()).map_err(|error| {
-                ServerError::Plugins(format!("failed to load plugin data: {error}"))
-            })?;
-            Ok(Some(block))
-        }
+#[async_trait]
+impl AgentLookup for AttestedAgents {
+    async fn is_attested(&self, id: &str) -> Result<bool, PluginError> {
+        // What is no SPIFFE ID has not attested.
+        let Ok(id) = SpiffeId::parse(id) else { return Ok(false) };
+        let node = self.0.fetch_node(&id).await.map_err(|error| internal(&error))?;
+        Ok(node.is_some())
     }
 }
 
-fn loaded<T>(plugin: &PluginConfig, made: Result<T, PluginError>) -> Result<T, ServerError> {
-    let made = made.map_err(|error| {
-        tracing::error!(
-            subsystem_name = "catalog",
-            plugin_name = plugin.name,
-            plugin_type = plugin.kind,
-            external = false,
-            %error,
-            "Failed to configure plugin"
-        );
-        failed(plugin, &error)
-    })?;
-    tracing::info!(
-        subsystem_name = "catalog",
-        plugin_name = plugin.name,
-        plugin_type = plugin.kind,
-        external = false,
-        "Plugin loaded"
-    );
-    Ok(made)
+/// Gives plugins the server's own identity.
+pub(crate) struct ServerIdentity {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) svid: watch::Receiver<ServerSvid>,
+    pub(crate) store: Arc<dyn Store>,
 }
 
-fn failed(plugin: &PluginConfig, error: &dyn std::error::Error) -> ServerError {
-    ServerError::Plugins(format!("failed to configure plugin {:?}: {error}", plugin.name))
+#[async_trait]
+impl IdentitySource for ServerIdentity {
+    async fn x509_identity(&self) -> Result<X509Identity, PluginError> {
+        let bundle = self.store.fetch_bundle(&self.trust_domain).await;
+        let bundle = bundle.map_err(|error| internal(&error))?.ok_or_else(|| PluginError {
+            code: Code::NotFound,
+            message: "the trust domain has no bundle".to_owned(),
+        })?;
+        let svid = self.svid.borrow().clone();
+        Ok(X509Identity { chain: svid.chain, key: svid.key, bundle })
+    }
+}
+
+fn internal(error: &dyn std::error::Error) -> PluginError {
+    PluginError { code: Code::Internal, message: error.to_string() }
 }

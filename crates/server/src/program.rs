@@ -2,6 +2,7 @@
 
 use std::path::Path;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use steeple_cli::{Env, FlagSet, Program};
 use steeple_config::{
@@ -11,8 +12,12 @@ use steeple_runtime::{log, rlimit, signal, umask};
 
 use crate::{app, plugins};
 
+/// How long plugins may look at their configuration, all together.
+const VALIDATION: Duration = Duration::from_secs(30);
+
 /// Carries out the process's command line.
 pub fn main() -> ExitCode {
+    steeple_plugin_host::exec_if_asked();
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let program = Program { run, validate };
     let code = steeple_cli::server::main(&arguments, &mut Env::process(), program);
@@ -77,7 +82,12 @@ fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
     for notice in notices {
         env.err(&format!("{notice}\n"));
     }
-    let remarks = plugins::validate(&config);
+    let remarks = match plugin_remarks(&config) {
+        Ok(remarks) => remarks,
+        Err(error) => {
+            return fail(env, &format!("Could not validate configuration file: {error}\n"));
+        }
+    };
     if remarks.is_empty() {
         env.out("SPIRE server configuration file is valid.\n");
         return 0;
@@ -90,6 +100,16 @@ fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
         }
     }
     fail(env, &text)
+}
+
+fn plugin_remarks(config: &ServerConfig) -> Result<Vec<(String, Vec<String>)>, String> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let runtime = runtime.map_err(|error| format!("cannot start: {error}"))?;
+    let checking = async { tokio::time::timeout(VALIDATION, plugins::validate(config)).await };
+    match runtime.block_on(checking) {
+        Ok(remarks) => remarks.map_err(|error| error.to_string()),
+        Err(_) => Err("context deadline exceeded".to_owned()),
+    }
 }
 
 fn load(flags: &FlagSet, env: &Env) -> Result<(ServerConfig, Vec<Notice>), Problems> {
