@@ -53,6 +53,7 @@ impl Plugins {
         }
         let (key_manager_name, key_manager) =
             key_manager.expect("the catalog loads exactly one key manager");
+        let key_manager = steeple_ops::keys::of_agent(key_manager);
         let node_evidence = join_token(config)
             .or(node_evidence)
             .expect("the catalog loads exactly one node attestor");

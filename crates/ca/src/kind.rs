@@ -95,6 +95,11 @@ pub(crate) trait Kind: Send + Sync + 'static {
     /// Has new credentials signed by this authority.
     fn install(credentials: &Credentials, authority: &Self::Authority);
 
+    /// What preparing one is counted and timed under.
+    const PREPARE: &'static [&'static str];
+    /// What activating one is counted under, as irregular as in SPIRE.
+    const ACTIVATED: &'static [&'static str];
+
     /// The entry whose id names the row of the whole journal.
     const NAMES_THE_JOURNAL: bool = false;
 

@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 
 use steeple_plugin::{CredentialComposer, KeyManager, UpstreamAuthority};
 use steeple_runtime::{Clock, Watcher};
+use steeple_telemetry as telemetry;
 use tokio::sync::{Mutex, watch};
 use tokio::time::MissedTickBehavior;
 
@@ -228,8 +229,17 @@ impl CaManager {
         mut next: Option<Action<K::Authority>>,
     ) -> Result<(), RotationError> {
         let mut fresh_key = None;
+        let mut preparing = None;
         while let Some(action) = next {
-            match self.perform::<K>(action, journal, &mut fresh_key).await {
+            if let Action::GenerateKey { .. } = action {
+                preparing = Some(telemetry::call(K::PREPARE));
+            }
+            let publishes = matches!(action, Action::Publish { .. });
+            let performed = self.perform::<K>(action, journal, &mut fresh_key).await;
+            if let Some(call) = preparing.take_if(|_| publishes || performed.is_err()) {
+                call.outcome(&performed);
+            }
+            match performed {
                 Ok(event) => next = rotation.on_event(event, self.0.clock.now()),
                 Err(error) => {
                     rotation.on_event(Event::Failed, self.0.clock.now());
@@ -295,8 +305,12 @@ impl CaManager {
 
     /// Removes what expired more than a day ago from the trust bundle (CA-05).
     async fn prune_bundle(&self) {
-        match self.0.store.prune_bundle(self.0.clock.now() - BUNDLE_GRACE).await {
+        let call = telemetry::call(&["ca", "manager", "bundle", "prune"]);
+        let pruned = self.0.store.prune_bundle(self.0.clock.now() - BUNDLE_GRACE).await;
+        call.outcome(&pruned);
+        match pruned {
             Ok(true) => {
+                telemetry::incr(&["ca", "manager", "bundle", "pruned"], 1.0, &[]);
                 tracing::debug!(
                     subsystem_name = SUBSYSTEM,
                     "Expired certificates were successfully pruned from bundle"
@@ -369,6 +383,7 @@ fn log_activated<K: Kind>(
     now: SystemTime,
 ) {
     let is_x509 = K::NAMES_THE_JOURNAL;
+    telemetry::incr(K::ACTIVATED, 1.0, &[]);
     tracing::info!(
         subsystem_name = SUBSYSTEM,
         slot = slot.as_str(),
@@ -381,6 +396,11 @@ fn log_activated<K: Kind>(
     );
     if is_x509 {
         let left = authority.not_after().duration_since(now).unwrap_or_default();
+        let labels = &[("trust_domain_id", config.trust_domain.as_str())];
+        let ends = authority.not_after().duration_since(SystemTime::UNIX_EPOCH);
+        let ends = ends.unwrap_or_default().as_secs() as f64;
+        telemetry::gauge(&["manager", "x509_ca", "rotate", "expiration"], ends, labels);
+        telemetry::gauge(&["manager", "x509_ca", "rotate", "ttl"], left.as_secs_f64(), labels);
         tracing::debug!(
             subsystem_name = SUBSYSTEM,
             trust_domain_id = config.trust_domain.id_string(),

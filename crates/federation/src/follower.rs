@@ -5,6 +5,7 @@ use std::time::{Duration, SystemTime};
 
 use steeple_runtime::{Clock, Watcher};
 use steeple_spiffe::TrustDomain;
+use steeple_telemetry::call;
 use tokio::sync::watch;
 use tokio::time::sleep;
 
@@ -131,7 +132,10 @@ impl Work {
         let up_to = *self.questions.borrow_and_update();
         let relationship = self.relationships.borrow_and_update().clone();
         let (keep, fetch) = (self.means.keep.as_ref(), self.means.fetch.as_ref());
+        let call = call(&["bundle_manager", "fetch", "federated_bundle"])
+            .with("trust_domain_id", trust_domain.to_owned());
         let updated = update(keep, fetch, &self.of, &relationship).await;
+        call.outcome(&updated.result);
         match &updated.result {
             Ok(()) => tracing::info!(subsystem_name, trust_domain, "Bundle refreshed"),
             Err(error) => {

@@ -58,10 +58,12 @@ pub(crate) async fn update(
         Ok(fetched) => fetched,
         Err(error) => return Updated::failed(known, UpdateError::Fetch(error)),
     };
-    if !known.as_ref().is_some_and(|known| says_the_same(known, &fetched))
-        && let Err(error) = keep.set_bundle(&fetched).await
-    {
-        return Updated::failed(known, UpdateError::Keep(error));
+    if !known.as_ref().is_some_and(|known| says_the_same(known, &fetched)) {
+        if let Err(error) = keep.set_bundle(&fetched).await {
+            return Updated::failed(known, UpdateError::Keep(error));
+        }
+        let labels = &[("trust_domain_id", of.as_str())];
+        steeple_telemetry::incr(&["bundle_manager", "update", "federated_bundle"], 1.0, labels);
     }
     Updated { bundle: Some(fetched), result: Ok(()) }
 }

@@ -12,6 +12,7 @@
 
 mod bundles;
 pub mod health;
+pub mod keys;
 mod otlp;
 pub mod profiling;
 mod prometheus;

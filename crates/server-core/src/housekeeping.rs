@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use steeple_runtime::Clock;
 use steeple_runtime::Watcher;
 use steeple_store::Store;
+use steeple_telemetry::call;
 
 /// Between two looks for expired entries (NL-16).
 const ENTRIES_EVERY: Duration = Duration::from_secs(5 * 60);
@@ -28,7 +29,10 @@ pub struct PruneNodes {
 /// Deletes expired entries until the drain begins.
 pub async fn prune_entries(store: Arc<dyn Store>, clock: Arc<dyn Clock>, mut drain: Watcher) {
     while pause(ENTRIES_EVERY, &mut drain).await {
-        match store.prune_entries(clock.now()).await {
+        let call = call(&["registration_entry", "manager", "prune"]);
+        let pruned = store.prune_entries(clock.now()).await;
+        call.outcome(&pruned);
+        match pruned {
             Ok(pruned) => {
                 for entry in pruned {
                     tracing::info!(
@@ -66,7 +70,10 @@ pub async fn prune_nodes(
     let every = NODES_EVERY - Duration::from_secs(NODES_JITTER_SECONDS) + shift;
     while pause(every, &mut drain).await {
         let expired_before = before(clock.now(), what.expired_for);
-        match store.prune_nodes(expired_before, what.batch, what.include_tofu).await {
+        let call = call(&["node", "manager", "prune"]);
+        let pruned = store.prune_nodes(expired_before, what.batch, what.include_tofu).await;
+        call.outcome(&pruned);
+        match pruned {
             Ok(pruned) => {
                 for node in pruned {
                     tracing::info!(

@@ -20,6 +20,7 @@ use steeple_runtime::Clock;
 use steeple_runtime::Watcher;
 use steeple_spiffe::TrustDomain;
 use steeple_store::{Revision, Since, Store, StoreError};
+use steeple_telemetry::call;
 use tokio::sync::{mpsc, oneshot};
 
 pub use snapshot::{Privileges, Snapshot};
@@ -150,7 +151,10 @@ impl IndexTask {
     async fn catch_up(&mut self) {
         let now = self.clock.now();
         let due = now.duration_since(self.reloaded_at).is_ok_and(|age| age >= self.periods.reload);
+        let call = call(&["entry", "cache", "reload"]);
         let outcome = if due { self.reload(now).await } else { self.follow(now).await };
+        call.outcome(&outcome);
+        self.shared.current.load().tell();
         match outcome {
             Ok(()) => {
                 self.shared.checked_at.store(unix_millis(now), Ordering::Relaxed);

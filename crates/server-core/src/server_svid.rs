@@ -7,6 +7,7 @@ use steeple_ca::{CaError, Credentials};
 use steeple_pki::{Certificate, KeyError, KeyType, PrivateKey};
 use steeple_runtime::Clock;
 use steeple_runtime::Watcher;
+use steeple_telemetry::call;
 use tokio::sync::watch;
 
 use crate::time::rfc3339;
@@ -101,7 +102,10 @@ impl ServerSvidRotator {
 
     async fn rotate(&self) -> bool {
         tracing::debug!(subsystem_name = "svid_rotator", "Rotating server SVID");
-        match make(&self.credentials, self.key_type, self.clock.now()).await {
+        let call = call(&["svid", "rotate"]);
+        let made = make(&self.credentials, self.key_type, self.clock.now()).await;
+        call.outcome(&made);
+        match made {
             Ok(next) => {
                 self.current.send_replace(next);
                 true

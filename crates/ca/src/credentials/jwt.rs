@@ -69,6 +69,7 @@ impl Credentials {
         }
         let token =
             jwt::sign(&claims, key.id(), key.signer().as_ref()).await.map_err(CaError::SignJwt)?;
+        steeple_telemetry::incr(&["server_ca", "sign", "jwt_svid"], 1.0, &[]);
         Ok(JwtSvid { token, issued_at: from_unix(issued_at), expires_at: from_unix(expires_at) })
     }
 }

@@ -95,6 +95,7 @@ impl Credentials {
             .map_err(|source| CaError::Invalid { what: "downstream X509 CA", source })?;
         validate::x509_ca(&certificate, &id, now)
             .map_err(|source| CaError::Invalid { what: "downstream X509 CA", source })?;
+        steeple_telemetry::incr(&["server_ca", "sign", "x509_ca_svid"], 1.0, &[]);
         Ok(active.chain_for(certificate))
     }
 
@@ -147,6 +148,7 @@ impl Credentials {
         self.read_back(&mut certificate)
             .and_then(|()| validate::x509_svid(&certificate, id, now))
             .map_err(|source| CaError::Invalid { what, source })?;
+        steeple_telemetry::incr(&["server_ca", "sign", "x509_svid"], 1.0, &[]);
         Ok(active.chain_for(certificate))
     }
 

@@ -122,6 +122,8 @@ impl Kind for Jwt {
     const SLOT_NAME: &'static str = "JWT key slot";
     const API_NAME: &'static str = "JWT";
     const KEY_PREFIX: &'static str = "JWT-Signer-";
+    const PREPARE: &'static [&'static str] = &["ca", "manager", "jwt_key", "prepare"];
+    const ACTIVATED: &'static [&'static str] = &["manager", "jwt_key", "activate"];
 
     fn key_type(config: &CaConfig) -> KeyType {
         config.jwt_key_type

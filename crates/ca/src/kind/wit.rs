@@ -25,6 +25,8 @@ impl Kind for Wit {
     const SLOT_NAME: &'static str = "WIT key slot";
     const API_NAME: &'static str = "WIT";
     const KEY_PREFIX: &'static str = "WIT-Signer-";
+    const PREPARE: &'static [&'static str] = &["ca", "manager", "wit_key", "prepare"];
+    const ACTIVATED: &'static [&'static str] = &["manager", "wit_key", "activate"];
 
     fn key_type(config: &CaConfig) -> KeyType {
         config.wit_key_type

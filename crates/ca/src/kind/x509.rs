@@ -118,6 +118,8 @@ impl Kind for X509 {
     const SLOT_NAME: &'static str = "X509CA slot";
     const API_NAME: &'static str = "X.509";
     const KEY_PREFIX: &'static str = "x509-CA-";
+    const PREPARE: &'static [&'static str] = &["ca", "manager", "x509_ca", "prepare"];
+    const ACTIVATED: &'static [&'static str] = &["ca", "manager", "x509_ca", "activate"];
     const NAMES_THE_JOURNAL: bool = true;
 
     fn key_type(config: &CaConfig) -> KeyType {

@@ -16,6 +16,7 @@ use std::sync::Arc;
 
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 use steeple_store::model::{AttestedNode, Entry};
+use steeple_telemetry::gauge;
 
 use super::entry_list::EntryList;
 use super::shards::Shards;
@@ -61,6 +62,25 @@ impl Snapshot {
             aliases: Shards::new(),
             nodes: Shards::new(),
             privileged: Shards::new(),
+        }
+    }
+
+    /// Its sizes, under the names of SPIRE's caches.
+    pub(super) fn tell(&self) {
+        if !steeple_telemetry::is_enabled() {
+            return;
+        }
+        let aliases = self.aliases.len();
+        for (key, count) in [
+            (["node", "agents_by_id_cache", "count"], self.nodes.len()),
+            (["node", "agents_by_expiresat_cache", "count"], self.nodes.len()),
+            (["node", "skipped_node_event_ids", "count"], 0),
+            (["entry", "nodealiases_by_entryid_cache", "count"], aliases),
+            (["entry", "nodealiases_by_selector_cache", "count"], aliases),
+            (["entry", "entries_by_entryid_cache", "count"], self.entries.len()),
+            (["entry", "skipped_entry_event_ids", "count"], 0),
+        ] {
+            gauge(&key, count as f64, &[]);
         }
     }
 
