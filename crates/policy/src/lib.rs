@@ -105,7 +105,10 @@ pub enum EvalError {
     /// It was stopped: see [`BUDGET`].
     #[error("policy: evaluation took longer than {} ms", BUDGET.as_millis())]
     Budget,
-    /// The engine's own failure, such as two values for one rule.
+    /// Two values for one rule.
+    #[error("eval_conflict_error: complete rules must not produce multiple outputs")]
+    Conflict,
+    /// The engine's own failure; quotes the policy, so it is for the log and not for callers.
     #[error("{0}")]
     Engine(String),
 }
@@ -175,6 +178,9 @@ impl Engine {
             // There is no such rule, which OPA finds out by finding no value.
             if text.contains("not a valid rule path") {
                 return EvalError::Undefined;
+            }
+            if text.contains("rule conflicts with the following rule") {
+                return EvalError::Conflict;
             }
             EvalError::Engine(text)
         })?;

@@ -14,6 +14,7 @@ use tokio::sync::Semaphore;
 use tokio::time::timeout;
 use tonic::Status;
 
+use crate::limit::retry_later;
 use crate::table::Row;
 
 /// How long a call waits for others' evaluations.
@@ -52,7 +53,8 @@ impl JudgeError {
     /// As SPIRE answers: an error that is no status is of an unknown kind.
     pub(crate) fn status(&self) -> Status {
         match self {
-            Self::Busy => Status::resource_exhausted(self.to_string()),
+            Self::Busy => retry_later(self.to_string(), PATIENCE),
+            Self::Eval(EvalError::Engine(_)) => Status::unknown("policy: evaluation failed"),
             Self::Eval(_) | Self::Panicked => Status::unknown(self.to_string()),
         }
     }
