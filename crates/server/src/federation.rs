@@ -86,7 +86,8 @@ impl BoundEndpoint {
         let subsystem = matches!(source, CertSource::Acme(_)).then_some("bundle_acme");
         let options = TlsOptions { source, clients: ClientAuth::None, require_pq_kem, subsystem };
         let tls = Tls::new(options, tasks, drain).await.map_err(ServerError::BundleEndpointTls)?;
-        let listener = Listener::tcp(&address(endpoint));
+        let configured = address(endpoint);
+        let listener = Listener::tcp(&configured);
         let listener = listener.await.map_err(ServerError::BundleEndpoint)?;
         let bound = listener.local_addr();
         tracing::info!(
@@ -141,6 +142,7 @@ fn acme(config: &AcmeConfig, data_dir: &Path, key_manager: Arc<dyn KeyManager>) 
         cache_dir: Some(data_dir.join(ACME_CACHE)),
         key_manager: Some(key_manager),
         user_agent: format!("SPIRE-{VERSION}"),
+        on_terms: None,
     }
 }
 
