@@ -23,8 +23,8 @@ run: ## Builds what is missing and shows an identity being issued
 	@cargo build --locked --profile $(RUN_PROFILE) -p steeple-server -p steeple-agent -p steeple-demo
 	@$(RUN_BIN)/steeple-demo --bin $(RUN_BIN) $(if $(STATE_DIR),--state-dir "$(STATE_DIR)") $(ARGS)
 
-build: ## Builds the two programs, optimised
-	cargo build --locked --release -p steeple-server -p steeple-agent
+build: ## Builds the three programs, optimised
+	cargo build --locked --release -p steeple-server -p steeple-agent -p steeple-oidc
 
 test: check unit interop ## Runs everything that CI runs
 

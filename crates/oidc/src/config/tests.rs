@@ -70,6 +70,7 @@ fn an_acme_cache_can_be_moved_and_switched_off() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "one list")]
 fn mistakes_are_told_in_spires_words() {
     let http = "insecure_addr = \":80\"";
     let acme = "acme { tos_accepted = true email = \"e\" }";
@@ -177,4 +178,21 @@ fn a_file_that_is_not_there_is_named() {
         error,
         "unable to load configuration: open /nowhere/x.conf: no such file or directory"
     );
+}
+
+#[test]
+fn the_samples_are_valid_and_name_every_key() {
+    for name in ["oidc-discovery-provider", "oidc-discovery-provider_full"] {
+        let path = format!("../../conf/oidc-discovery-provider/{name}.conf");
+        let (_, notices) = load(Path::new(&path), false).unwrap();
+        assert_eq!(notices, Vec::<String>::new(), "{name}");
+    }
+    let full =
+        include_str!("../../../../conf/oidc-discovery-provider/oidc-discovery-provider_full.conf");
+    let keys = include_str!("raw.rs").lines().filter_map(|line| {
+        line.trim().strip_prefix("pub(super) ")?.split_once(':').map(|(key, _)| key)
+    });
+    for key in keys.filter(|key| !key.contains(' ') && !key.contains("named_pipe")) {
+        assert!(key == "experimental" || full.contains(key), "{key} is not in the sample");
+    }
 }

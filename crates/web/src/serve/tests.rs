@@ -90,7 +90,7 @@ impl Running {
 /// What comes until the other end closes; it may do so by a reset.
 async fn read_all(stream: &mut (impl AsyncReadExt + Unpin)) -> String {
     let mut answer = Vec::new();
-    let mut buffer = [0; 16 * 1024];
+    let mut buffer = vec![0; 16 * 1024];
     loop {
         match timeout(LONG, stream.read(&mut buffer)).await.expect("it closes in time") {
             Ok(0) | Err(_) => return String::from_utf8_lossy(&answer).into_owned(),
