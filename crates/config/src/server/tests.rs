@@ -202,7 +202,7 @@ fn what_cannot_be_left_out_is_refused() {
         plugins {
             DataStore \"sql\" { plugin_data { database_type = \"sqlite3\" connection_string = \"x\" } }
             KeyManager \"memory\" {}
-            UpstreamAuthority \"disk\" {}
+            UpstreamAuthority \"vault\" {}
             NodeAttestor \"aws_iid\" { enabled = false }
         }";
     let error = load_with(text, &ServerFlags::default(), false).unwrap_err();
@@ -211,7 +211,7 @@ fn what_cannot_be_left_out_is_refused() {
     assert_eq!(
         texts,
         [
-            "plugin \"disk\" of type \"UpstreamAuthority\" is not available yet in this version of Steeple",
+            "plugin \"vault\" of type \"UpstreamAuthority\" is not available yet in this version of Steeple",
         ]
     );
 }
