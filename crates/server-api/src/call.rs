@@ -35,6 +35,8 @@ pub(crate) struct Facts {
     pub(crate) deadline: Option<Instant>,
     /// What a handler adds to the audit record; none when there is no record.
     pub(crate) notes: Option<Mutex<Extra>>,
+    /// The host that the client meant to call, in its own words.
+    pub(crate) host: Option<String>,
 }
 
 /// What an error is about: more fields for its line in the log, by upstream's names.

@@ -33,6 +33,9 @@ use crate::table::{self, Row};
 use crate::tap;
 use crate::turns::{self, Turn, Turns};
 
+/// The longest name of ours in a client's mouth that is kept (RFC 1035 section 2.3.4).
+const MAX_HOST: usize = 255;
+
 /// What the stack decides with; shared by both listeners.
 pub(crate) struct Stack {
     pub(crate) trust_domain: TrustDomain,
@@ -148,6 +151,7 @@ impl Stack {
             clock: Arc::clone(&self.clock),
             deadline: timeout(&head.headers).map(|timeout| Instant::now() + timeout),
             notes: self.audit.is_enabled().then(Mutex::default),
+            host: head.uri.authority().map(|it| it.host().chars().take(MAX_HOST).collect()),
         });
         let turn = match self.admit(&call).await {
             Ok(turn) => turn,

@@ -9,10 +9,11 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::Stream;
-use steeple_plugin::{Challenger, PluginError};
+use steeple_plugin::{Caller, Challenger, PluginError};
 use steeple_proto::spire::api::server::agent::v1 as pb;
 use steeple_proto::spire::api::server::agent::v1::attest_agent_request as request;
 use steeple_proto::spire::api::server::agent::v1::attest_agent_response as response;
+use steeple_server_core::access;
 use steeple_server_core::agents::{AgentError, Agents, Evidence, EvidenceRule};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -76,7 +77,7 @@ async fn attest(
     let evidence = evidence(first).map_err(|rule| call.fail(&AgentError::Evidence(rule)))?;
     let kind = evidence.kind.clone();
     call.note(|fields| fields.text("node_attestor_type", &kind));
-    let mut dialogue = Dialogue { requests, answer };
+    let mut dialogue = Dialogue { requests, answer, caller: caller(call) };
     let attested = agents.attest(evidence, &mut dialogue, call.now()).await;
     let svid = attested.map_err(|error| {
         let agent_id = match &error {
@@ -123,6 +124,16 @@ fn evidence(message: pb::AttestAgentRequest) -> Result<Evidence, EvidenceRule> {
 struct Dialogue<'a> {
     requests: Requests,
     answer: &'a mpsc::Sender<Answer>,
+    caller: Caller,
+}
+
+fn caller(call: &Call) -> Caller {
+    let facts = call.facts();
+    let ip = match &facts.caller {
+        access::Caller::Local => String::new(),
+        access::Caller::Remote { address, .. } => address.ip().to_string(),
+    };
+    Caller { host: facts.host.clone().unwrap_or_default(), ip }
 }
 
 #[async_trait]
@@ -141,6 +152,10 @@ impl Challenger for Dialogue<'_> {
             Some(request::Step::ChallengeResponse(response)) => Ok(response.to_vec()),
             _ => Ok(Vec::new()),
         }
+    }
+
+    fn caller(&self) -> Caller {
+        self.caller.clone()
     }
 }
 
