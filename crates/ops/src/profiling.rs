@@ -274,7 +274,7 @@ mod tests {
         let dumper = Dumper {
             directory: directory.path().join(".profiles"),
             tag: "agent",
-            names: ["heap", "goroutine", "cpu", "block"].map(str::to_owned).to_vec(),
+            names: ["heap", "goroutine", "block"].map(str::to_owned).to_vec(),
             frequency: Duration::from_millis(300),
             clock: Arc::new(steeple_runtime::ManualClock::default()),
             busy: Arc::default(),
@@ -287,8 +287,7 @@ mod tests {
         files.sort();
         assert_eq!(
             files,
-            ["cpu", "goroutine", "heap"]
-                .map(|name| format!("2026-01-01_000000_agent_{name}.pb.gz"))
+            ["goroutine", "heap"].map(|name| format!("2026-01-01_000000_agent_{name}.pb.gz"))
         );
     }
 }

@@ -102,10 +102,7 @@ impl ServerSvidRotator {
 
     async fn rotate(&self) -> bool {
         tracing::debug!(subsystem_name = "svid_rotator", "Rotating server SVID");
-        let call = call(&["svid", "rotate"]);
-        let made = make(&self.credentials, self.key_type, self.clock.now()).await;
-        call.outcome(&made);
-        match made {
+        match make(&self.credentials, self.key_type, self.clock.now()).await {
             Ok(next) => {
                 self.current.send_replace(next);
                 true
@@ -123,6 +120,17 @@ impl ServerSvidRotator {
 }
 
 async fn make(
+    credentials: &Credentials,
+    key_type: KeyType,
+    now: SystemTime,
+) -> Result<ServerSvid, ServerSvidError> {
+    let call = call(&["svid", "rotate"]);
+    let made = make_one(credentials, key_type, now).await;
+    call.outcome(&made);
+    made
+}
+
+async fn make_one(
     credentials: &Credentials,
     key_type: KeyType,
     now: SystemTime,

@@ -21,7 +21,7 @@ pub(crate) fn program(config: &ServerConfig, clock: &Arc<dyn Clock>) -> Program 
         identity: IdentitySlot::new(),
         bundles: BundleBook::default(),
         clock: Arc::clone(clock),
-        require_pq_kem: false,
+        require_pq_kem: config.experimental.require_pq_kem,
     }
 }
 

@@ -25,6 +25,8 @@ pub struct Process {
     pub resident: u64,
     /// Address space, in bytes.
     pub virtual_memory: u64,
+    /// How large the address space may be, in bytes.
+    pub max_virtual_memory: u64,
     /// Threads.
     pub threads: u64,
     /// CPU time of user and system, in seconds.
@@ -53,8 +55,13 @@ impl Process {
             stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_ascii_whitespace().collect();
         let field = |at: usize| fields.get(at).and_then(|it| it.parse::<f64>().ok()).unwrap_or(0.0);
         let limits = read("self/limits");
-        let max_fds = limits.lines().find_map(|line| line.strip_prefix("Max open files"));
-        let max_fds = max_fds.and_then(|rest| rest.split_ascii_whitespace().next()?.parse().ok());
+        let limit = |name: &str| -> Option<u64> {
+            let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+            match line.split_ascii_whitespace().next()? {
+                "unlimited" => Some(u64::MAX),
+                number => number.parse().ok(),
+            }
+        };
         let fds = std::fs::read_dir("/proc/self/fd").map_or(0, Iterator::count) as u64;
         Self {
             anonymous: kilobytes("RssAnon:"),
@@ -64,7 +71,8 @@ impl Process {
             cpu_seconds: (field(11) + field(12)) / TICKS,
             // The directory itself is open while it is read.
             open_fds: fds.saturating_sub(1),
-            max_fds: max_fds.unwrap_or(0),
+            max_fds: limit("Max open files").unwrap_or(0),
+            max_virtual_memory: limit("Max address space").unwrap_or(0),
             start_time: number(&read("stat"), "btime") as f64 + field(19) / TICKS,
         }
     }
@@ -98,6 +106,12 @@ impl Process {
                 "gauge",
                 "Start time of the process since unix epoch in seconds.",
                 self.start_time,
+            ),
+            (
+                "process_virtual_memory_max_bytes",
+                "gauge",
+                "Maximum amount of virtual memory available in bytes.",
+                self.max_virtual_memory as f64,
             ),
             (
                 "process_virtual_memory_bytes",

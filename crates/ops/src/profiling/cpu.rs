@@ -42,3 +42,38 @@ fn encode(report: &pprof::Report, began: SystemTime, took: Duration) -> Vec<u8> 
     }
     builder.finish()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use super::*;
+
+    #[test]
+    fn a_busy_thread_is_seen_at_its_work() {
+        let stop = Arc::new(AtomicBool::new(false));
+        let busy = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let mut sum = 0u64;
+            while !busy.load(Ordering::Relaxed) {
+                sum = std::hint::black_box(sum.wrapping_mul(31).wrapping_add(7));
+            }
+            sum
+        });
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        // Another test may be profiling at this moment; a busy machine may give little time.
+        let mut seen = false;
+        for _ in 0..20 {
+            let profile = runtime.block_on(record(Duration::from_millis(200)));
+            let text = String::from_utf8_lossy(&profile.unwrap_or_default()).into_owned();
+            seen = text.contains("a_busy_thread_is_seen_at_its_work");
+            if seen {
+                break;
+            }
+        }
+        stop.store(true, Ordering::Relaxed);
+        thread.join().unwrap();
+        assert!(seen, "the busy function is in the profile");
+    }
+}
