@@ -59,7 +59,7 @@ def test_a_damaged_key_file_stops_the_start_and_can_be_put_back(pair):
     good = server.keys.read_bytes()
     for bad in [b"", b"{", good[: len(good) // 2], b'{"keys": {"x509-CA-A": "what"}}']:
         server.keys.write_bytes(bad)
-        refuses_to_start(server, "keymanager(disk)", "Fatal run error")
+        refuses_to_start(server, "failed to configure plugin", "keys.json", "Fatal run error")
     server.keys.write_bytes(good)
     server.start()
     assert active(server) == before
@@ -91,5 +91,5 @@ def test_an_upstream_that_is_not_there_is_named_and_ends_the_start(pair, tmp_pat
     server.start(wait=False)
     assert server.daemon.process.wait(timeout=30) == 1
     log = (server.folder / "server.log").read_text()
-    assert "upstreamauthority(disk): unable to load upstream CA key: open" in log
+    assert "unable to load upstream CA key: open" in log
     assert not server.keys.exists()
