@@ -1,5 +1,6 @@
 """Certificates from a real ACME authority: Pebble checks the name, issues, and we renew."""
 
+import json
 import socket
 import ssl
 import subprocess
@@ -7,7 +8,7 @@ import subprocess
 import pytest
 
 from acme import Pebble, build_pebble, environment
-from harness import HERE, free_port, wait_until
+from harness import HERE, Server, free_port, spire_binaries, wait_until
 from oidc import DOMAIN, Named, Provider
 
 
@@ -149,3 +150,55 @@ def test_autocert_finds_our_cache_and_we_find_its(acme, tmp_path):
     provider.start()
     assert shown(provider.port) == written.stdout
     assert (cache / "acme_account+key").read_text() == account
+
+
+@pytest.fixture
+def endpoint(tmp_path, pebble_binary, monkeypatch):
+    """A server whose bundle endpoint has its certificate from the authority beside it."""
+    port = free_port()
+    pebble = Pebble(tmp_path, pebble_binary, port)
+    monkeypatch.setenv("SSL_CERT_FILE", str(pebble.trust))
+    acme = f'directory_url = "{pebble.directory}" domain_name = "bundle.test" email = "a@bundle.test" tos_accepted = true'
+    extra = f"""
+        federation {{
+            bundle_endpoint {{
+                address = "127.0.0.1"
+                port = {port}
+                profile "https_web" {{ acme {{ {acme} }} }}
+            }}
+        }}
+    """
+    server = Server(tmp_path / "server", extra=extra).start()
+    yield pebble, server, port
+    server.stop()
+    pebble.stop()
+
+
+def test_the_bundle_endpoint_keeps_its_keys_in_the_key_manager(endpoint, spire_or_none):
+    pebble, server, port = endpoint
+    first = wait_until(lambda: shown(port, "bundle.test"), "the certificate", seconds=120)
+    root = pebble.root()
+    assert shown(port, "bundle.test", root=root) == first
+    assert shown(port, "other.test") is None
+    keys = json.loads(server.keys.read_text())["keys"]
+    assert {"bundle-acme-acme_account+key", "bundle-acme-bundle.test"} <= set(keys)
+    cache = server.folder / "data" / "bundle-acme"
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert [it.name for it in cache.iterdir()] == ["bundle.test"]
+    assert "PRIVATE" not in (cache / "bundle.test").read_text()
+    orders = pebble.text().count("/order-plz")
+
+    # The next server, ours and then SPIRE's, serves what is in the cache.
+    for bins in [None, *spire_or_none]:
+        server.stop()
+        if bins:
+            server.bins = bins
+        server.start()
+        wait_until(lambda: shown(port, "bundle.test", root=root) == first, "the certificate of before")
+    assert pebble.text().count("/order-plz") == orders
+
+
+@pytest.fixture
+def spire_or_none():
+    folder = spire_binaries()
+    return [folder] if folder else []

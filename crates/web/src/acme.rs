@@ -26,6 +26,7 @@ use steeple_pki::{KeyType, PrivateKey, SignError, Signer};
 use steeple_plugin::KeyManager;
 use steeple_runtime::backoff::Backoff;
 use steeple_runtime::drain::{Tasks, Watcher};
+use tokio::sync::watch;
 
 use cache::{Cache, Held, Key};
 use client::{Client, Prover};
@@ -153,11 +154,11 @@ pub enum AcmeError {
     },
 }
 
-/// Begins to get certificates, in `tasks` until `drain` is signalled. The server must listen
-/// already, or the authority's check fails.
+/// Gets certificates, in `tasks` until `drain` is signalled, from when `serving` holds.
 pub(crate) async fn start(
     options: AcmeOptions,
     subsystem: Option<&'static str>,
+    serving: watch::Receiver<bool>,
     tasks: &Tasks,
     drain: &Watcher,
 ) -> Result<Arc<dyn ResolvesServerCert>, AcmeError> {
@@ -191,11 +192,18 @@ pub(crate) async fn start(
         // At once, so that whoever comes first is served from the cache.
         let held = manager.cache.load(&domain, SystemTime::now()).await?;
         manager.install(&domain, held.as_ref());
-        let (manager, mut drain) = (Arc::clone(&manager), drain.clone());
+        let (manager, mut drain, mut serving) =
+            (Arc::clone(&manager), drain.clone(), serving.clone());
         tasks.spawn("acme_certificate", async move {
+            let kept = async {
+                // An error means that nobody ever will.
+                if serving.wait_for(|it| *it).await.is_ok() {
+                    manager.keep(&domain, held).await;
+                }
+            };
             tokio::select! {
                 () = drain.signalled() => {}
-                () = manager.keep(&domain, held) => {}
+                () = kept => {}
             }
         });
     }

@@ -188,7 +188,8 @@ where
     }
 
     async fn run_tls(mut self, listener: TcpListener, tls: Tls) {
-        let tls = ServerTls::from(tls.0);
+        tls.serving.send_replace(true);
+        let tls = ServerTls::from(tls.config);
         let mut incoming =
             TlsIncoming::new(listener, &tls, self.limits.handshakes, self.tasks.clone());
         let slots = Arc::new(Semaphore::new(self.limits.connections));

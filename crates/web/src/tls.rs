@@ -8,6 +8,7 @@ use rustls::sign::CertifiedKey;
 use rustls::{ServerConfig, SupportedProtocolVersion, version};
 use steeple_net::tls::{IdentitySlot, provider};
 use steeple_runtime::drain::{Tasks, Watcher};
+use tokio::sync::watch;
 
 use crate::acme::{self, AcmeError, AcmeOptions};
 use crate::clients::{ClientAuth, ClientAuthError};
@@ -53,7 +54,11 @@ pub enum TlsError {
 
 /// Ready to shake hands. Cheap to clone.
 #[derive(Clone, Debug)]
-pub struct Tls(pub(crate) Arc<ServerConfig>);
+pub struct Tls {
+    pub(crate) config: Arc<ServerConfig>,
+    /// Whether somebody does: an ACME authority's check would fail before that.
+    pub(crate) serving: Arc<watch::Sender<bool>>,
+}
 
 impl Tls {
     /// Reads what `options` name, which must succeed, and keeps it fresh in `tasks` until `drain`
@@ -61,12 +66,14 @@ impl Tls {
     ///
     /// # Errors
     /// [`TlsError`]: what cannot be used. With ACME, a certificate that cannot be had is no error:
-    /// handshakes fail until there is one.
+    /// one is ordered once the server serves,
+    /// and handshakes fail until there is one.
     pub async fn new(
         options: TlsOptions,
         tasks: &Tasks,
         drain: &Watcher,
     ) -> Result<Self, TlsError> {
+        let (serving, served) = watch::channel(false);
         let mut protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
         let resolver: Arc<dyn ResolvesServerCert> = match options.source {
             CertSource::Slot(slot) => Arc::new(SlotResolver(slot)),
@@ -75,7 +82,7 @@ impl Tls {
             }
             CertSource::Acme(acme) => {
                 protocols.push(acme::ALPN.to_vec());
-                acme::start(acme, options.subsystem, tasks, drain).await?
+                acme::start(acme, options.subsystem, served, tasks, drain).await?
             }
         };
         let (provider, versions) = policy(options.require_pq_kem);
@@ -92,7 +99,7 @@ impl Tls {
         // Every connection shows an identity of its own time, on both sides.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
-        Ok(Self(Arc::new(config)))
+        Ok(Self { config: Arc::new(config), serving: Arc::new(serving) })
     }
 }
 

@@ -123,7 +123,8 @@ async fn names_that_could_leave_the_cache_are_none() {
     }
     assert_eq!(checked_domain("Bücher.test").unwrap(), "xn--bcher-kva.test");
     let (_drain, watcher) = drain::channel();
-    let refused = start(options("../x"), None, &Tasks::new(), &watcher).await;
+    let refused =
+        start(options("../x"), None, watch::channel(true).1, &Tasks::new(), &watcher).await;
     assert!(matches!(refused, Err(AcmeError::Domain(_))));
 }
 
