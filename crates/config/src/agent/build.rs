@@ -31,7 +31,7 @@ static CATALOG: Catalog = Catalog {
             kind: "KeyManager",
             at_least: 1,
             at_most: 1,
-            built: &["disk", "memory"],
+            built: &["disk", "memory", "pkcs11"],
             missing: &[],
         },
         PluginType {

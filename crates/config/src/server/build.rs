@@ -30,7 +30,7 @@ static CATALOG: Catalog = Catalog {
             kind: "KeyManager",
             at_least: 1,
             at_most: 1,
-            built: &["disk", "memory"],
+            built: &["disk", "memory", "pkcs11"],
             missing: &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"],
         },
         PluginType {
@@ -61,8 +61,8 @@ static CATALOG: Catalog = Catalog {
             kind: "CredentialComposer",
             at_least: 0,
             at_most: 0,
-            built: &[],
-            missing: &["uniqueid"],
+            built: &["uniqueid"],
+            missing: &[],
         },
         PluginType {
             kind: "Notifier",
