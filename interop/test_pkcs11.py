@@ -153,7 +153,7 @@ def test_what_is_wrong_is_said_at_start_and_no_pin_is_logged(servers, hsm):
     server.start(wait=False)
     assert server.daemon.process.wait(timeout=30) != 0
     log = (server.folder / "server.log").read_text()
-    assert 'keymanager(pkcs11): token \\"spire\\" refuses the PIN (PinIncorrect)' in log
+    assert 'token \\"spire\\" refuses the PIN (PinIncorrect); it is not tried again' in log
     assert "8642" not in log
 
     server = servers("missing")
