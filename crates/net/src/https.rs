@@ -18,7 +18,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::{CertificateDer, ServerName};
 use steeple_pki::Certificate;
 use steeple_spiffe::SpiffeId;
@@ -178,11 +178,7 @@ fn document(answer: Answer) -> Result<Bytes, FetchError> {
 fn client_config(trust: &Trust) -> Result<ClientConfig, FetchError> {
     let mut config = match trust {
         Trust::System => web::config(system_roots())?,
-        Trust::Roots(roots) => {
-            let mut store = RootCertStore::empty();
-            store.add_parsable_certificates(roots.iter().cloned());
-            web::config(store)?
-        }
+        Trust::Roots(roots) => web::config(roots.clone())?,
         Trust::Spiffe { server, roots } => {
             let tls = ClientTls::new(server.clone(), Roots::new(roots.clone()), None);
             let mut config = (*tls.config()).clone();
@@ -290,12 +286,9 @@ async fn beginning(mut body: Incoming) -> Bytes {
     read.into()
 }
 
-fn system_roots() -> RootCertStore {
-    let mut store = RootCertStore::empty();
-    // Roots that cannot be read or parsed are missed only by servers under them.
-    let found = rustls_native_certs::load_native_certs();
-    store.add_parsable_certificates(found.certs);
-    store
+/// Roots that cannot be read are missed only by servers under them.
+fn system_roots() -> Vec<CertificateDer<'static>> {
+    rustls_native_certs::load_native_certs().certs
 }
 
 #[cfg(test)]

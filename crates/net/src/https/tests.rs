@@ -168,6 +168,23 @@ async fn the_server_is_verified() {
 }
 
 #[tokio::test]
+async fn a_certificate_that_signed_itself_may_be_trusted_as_what_it_is() {
+    let key = rcgen::KeyPair::generate().unwrap();
+    let mut params = rcgen::CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+    params.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+    let server = Server::new(params.self_signed(&key).unwrap().der().clone(), &key).await;
+    let document = server.asked("localhost", server.trust(), OK).await;
+    assert_eq!(document.unwrap().body, "ok");
+    let another_name = server.asked("127.0.0.1", server.trust(), OK).await;
+    assert!(matches!(another_name, Err(FetchError::Connect(_))), "{another_name:?}");
+
+    params.not_after = rcgen::date_time_ymd(2020, 1, 1);
+    let server = Server::new(params.self_signed(&key).unwrap().der().clone(), &key).await;
+    let expired = server.asked("localhost", server.trust(), OK).await;
+    assert!(matches!(expired, Err(FetchError::Connect(_))), "{expired:?}");
+}
+
+#[tokio::test]
 async fn the_holder_of_an_svid_is_known_by_its_id_whatever_the_host() {
     let server = Server::spiffe(SERVER_ID).await;
     for host in ["localhost", "127.0.0.1"] {
