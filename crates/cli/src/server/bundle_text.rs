@@ -44,6 +44,8 @@ pub(super) fn print(wire: &types::Bundle, format: Format, header: bool) -> Resul
         return Ok(text);
     }
     let document = bundle::spiffe(&model(wire)?, bundle::Indent::FourSpaces);
+    // SPIRE's own printer knows no empty list.
+    let document = document.replacen("\"keys\": []", "\"keys\": null", 1);
     text.push_str(&document);
     text.push('\n');
     Ok(text)
@@ -84,8 +86,10 @@ pub(super) fn parse(content: &[u8], format: Format, id: &str) -> Result<types::B
     let text = std::str::from_utf8(content)
         .map_err(|_| Failure::from("unable to parse bundle data: it is not text"))?;
     if format == Format::Pem {
-        let roots = Certificate::parse_pem_bundle(text)
-            .map_err(|error| Failure(format!("unable to parse bundle data: {error}")))?;
+        let roots = Certificate::parse_pem_bundle(text).map_err(|error| {
+            let error = malformed_block(text).unwrap_or_else(|| error.to_string());
+            Failure(format!("unable to parse bundle data: {error}"))
+        })?;
         return Ok(types::Bundle {
             trust_domain: id.to_owned(),
             x509_authorities: roots.iter().map(wire_certificate).collect(),
@@ -116,6 +120,18 @@ pub(super) fn parse(content: &[u8], format: Format, id: &str) -> Result<types::B
         sequence_number,
         ..Default::default()
     })
+}
+
+/// Which block of a PEM text is no certificate, in SPIRE's words.
+fn malformed_block(text: &str) -> Option<String> {
+    let malformed = |block: &pem::Block<'_>| {
+        block.label == "CERTIFICATE" && Certificate::from_der(block.contents.clone()).is_err()
+    };
+    let at = pem::blocks(text).position(|block| block.as_ref().is_ok_and(malformed))?;
+    Some(format!(
+        "unable to parse \"CERTIFICATE\" PEM block {}: x509: malformed certificate",
+        at + 1
+    ))
 }
 
 /// A document as the tools of SPIFFE read one: keys of unknown use are left out, and the sequence
