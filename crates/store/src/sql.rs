@@ -87,6 +87,8 @@ pub(crate) struct SqlStore {
     wake: watch::Sender<u64>,
     created: bool,
     settled_at: Mutex<Option<Instant>>,
+    /// Tells our own notifications from others'.
+    id: String,
     /// The listener; ended by the drain.
     tasks: Tasks,
     drain: Mutex<Option<Drain>>,
@@ -175,9 +177,13 @@ impl SqlStore {
         let started = Instant::now();
         let mut lost = 0;
         loop {
-            let error = match source.connection.begin_with_options(options.clone()).await {
-                Ok(inner) => return Ok(inner),
-                Err(error) => error,
+            let begun = source.connection.begin_with_options(options.clone());
+            let error = tokio::select! {
+                begun = begun => match begun {
+                    Ok(inner) => return Ok(inner),
+                    Err(error) => error,
+                },
+                error = source.suspect(self.dialect) => return Err(error),
             };
             if self.dialect.is_busy(&error) && started.elapsed() < self.busy_deadline {
                 tokio::time::sleep(Duration::from_millis(10)).await;
@@ -201,7 +207,7 @@ impl SqlStore {
         match done {
             Ok(value) => {
                 let wrote_events = tx.wrote_events();
-                if let Err(error) = tx.commit().await {
+                if let Err(error) = tx.commit(&self.id).await {
                     return (Err(error), Retry::Never);
                 }
                 if wrote_events {

@@ -122,8 +122,10 @@ impl DatabaseServer {
         }
         control.ask("init").expect("the script answers").expect("the database can be made");
         // Another program may take a port at any moment, so it is tried and not looked at.
-        let first = (std::process::id().wrapping_mul(2_654_435_761) >> 8) as usize;
-        let ports = PORTS.cycle_from(first + kind as usize * 37);
+        static SERVERS: AtomicU32 = AtomicU32::new(0);
+        let first = std::process::id().wrapping_mul(2_654_435_761) >> 8;
+        let ours = SERVERS.fetch_add(1, Ordering::Relaxed);
+        let ports = PORTS.cycle_from(first as usize + ours as usize * 37);
         let mut port = 0;
         let mut started = Err(String::new());
         for candidate in ports.take(20) {

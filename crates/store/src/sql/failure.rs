@@ -126,7 +126,7 @@ impl Dialect {
                 // Lock and statement timeouts, a server that starts, stops or only reads.
                 "55P03" | "57014" | "25006" => Kind::Unavailable,
                 code if code.starts_with("23") => Kind::Constraint,
-                code if ["08", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
+                code if ["08", "28", "3D", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
                     Kind::Unavailable
                 }
                 _ => Kind::Other,
@@ -142,10 +142,10 @@ impl Dialect {
     }
 }
 
-/// MySQL's numbers for too many connections, out of memory or disk, shutting down, only reading
-/// and interrupted.
-const UNAVAILABLE: [u16; 12] =
-    [1040, 1041, 1021, 1114, 1053, 1290, 1792, 1836, 1317, 1927, 1969, 3024];
+/// MySQL's numbers for a log-in refused, too many connections, out of memory or disk, shutting
+/// down, only reading and interrupted.
+const UNAVAILABLE: [u16; 14] =
+    [1040, 1041, 1021, 1045, 1049, 1114, 1053, 1290, 1792, 1836, 1317, 1927, 1969, 3024];
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Kind {

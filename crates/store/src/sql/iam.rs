@@ -156,3 +156,83 @@ fn escape(text: &str) -> String {
 fn hex(bytes: &[u8]) -> String {
     bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn login(session_token: Option<&str>) -> Login {
+        Login {
+            credentials: Credentials {
+                access_key_id: "AKID".into(),
+                secret_access_key: "SECRET".into(),
+                session_token: session_token.map(str::to_owned),
+            },
+            region: "us-east-1".into(),
+            endpoint: "db.example.com:3306".into(),
+            user: "spire user".into(),
+            ends: Mutex::new(None),
+        }
+    }
+
+    #[test]
+    fn hmac_is_that_of_rfc_4231() {
+        let tag = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
+        let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
+        assert_eq!(hex(&tag), expected);
+        let tag = hmac_sha256(
+            &[0xaa; 131],
+            b"Test Using Larger Than Block-Size Key - Hash Key First",
+        );
+        let expected = "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54";
+        assert_eq!(hex(&tag), expected);
+    }
+
+    /// Signed by botocore's `generate_db_auth_token` with the same keys at the same time.
+    #[test]
+    fn a_token_is_signed_as_awss_own_tools_sign_it() {
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000);
+        // The order of the parameters is of no importance once they are signed.
+        let parts = |token: &str| {
+            let (endpoint, query) = token.split_once("/?").unwrap();
+            let mut parts: Vec<_> = query.split('&').map(str::to_owned).collect();
+            parts.sort_unstable();
+            (endpoint.to_owned(), parts)
+        };
+        for (session_token, expected) in [(None, PLAIN), (Some("TO/KEN+="), WITH_SESSION)] {
+            let token = login(session_token).sign(now).unwrap();
+            assert_eq!(parts(&token.0), parts(expected));
+        }
+    }
+
+    const PLAIN: &str = "db.example.com:3306/?Action=connect&DBUser=spire%20user&X-Amz-Algorithm=AWS4-HMA\
+        C-SHA256&X-Amz-Credential=AKID%2F20231114%2Fus-east-1%2Frds-db%2Faws4_request&X-\
+        Amz-Date=20231114T221320Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Signa\
+        ture=5de916f13cdd085b863aba2bd44760cea06b2eb31ef1b9ee2d8aa676ef9c80fe";
+    const WITH_SESSION: &str = "db.example.com:3306/?Action=connect&DBUser=spire%20user&X-Amz-Algorithm=AWS4-HMA\
+        C-SHA256&X-Amz-Credential=AKID%2F20231114%2Fus-east-1%2Frds-db%2Faws4_request&X-\
+        Amz-Date=20231114T221320Z&X-Amz-Expires=900&X-Amz-SignedHeaders=host&X-Amz-Secur\
+        ity-Token=TO%2FKEN%2B%3D&X-Amz-Signature=10b29feaeb7087e6440be7747e282f3e62a6f00\
+        84190487d6ade1888e011711a";
+
+    #[test]
+    fn a_token_is_renewed_before_it_ends_and_not_sooner() {
+        let login = login(None);
+        let at = |seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds);
+        assert!(login.renew(at(1000)).unwrap().is_some());
+        assert!(login.renew(at(1000 + 13 * 60)).unwrap().is_none());
+        assert!(login.renew(at(1000 + 14 * 60)).unwrap().is_some());
+        assert!(login.renew(at(1000 + 15 * 60)).unwrap().is_none());
+    }
+
+    #[test]
+    fn a_password_beside_a_token_and_a_missing_region_are_refused() {
+        let aws = AwsIam {
+            region: String::new(),
+            access_key_id: "a".into(),
+            secret_access_key: "b".into(),
+        };
+        let error = Login::new(&aws, "h", 1, "u").err().unwrap();
+        assert_eq!(error.to_string(), "datastore-sql: region must be specified");
+    }
+}

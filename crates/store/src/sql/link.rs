@@ -22,6 +22,8 @@ const PROBE: Duration = Duration::from_secs(5);
 const IDLE: Duration = Duration::from_secs(30);
 /// A connection that lay idle for longer is asked for a sign of life first.
 const FRESH: Duration = Duration::from_secs(1);
+/// A connection comes sooner than this, or something is wrong.
+const SUSPICIOUS: Duration = Duration::from_millis(500);
 /// A closed gate is tried again after this, and then ever more rarely.
 const FIRST_TRY: Duration = Duration::from_millis(200);
 const LAST_TRY: Duration = Duration::from_secs(5);
@@ -135,6 +137,18 @@ impl Source {
                 Err(StoreError::Unavailable(why))
             }
         }
+    }
+
+    /// Finds out why a connection is long in coming, and answers only if it will not come. (A
+    /// pool goes on trying to connect until its caller's time is up.)
+    pub(super) async fn suspect(&self, dialect: Dialect) -> StoreError {
+        tokio::time::sleep(SUSPICIOUS).await;
+        if !self.is_saturated()
+            && let Err(error) = self.try_again(dialect).await
+        {
+            return error;
+        }
+        std::future::pending().await
     }
 
     /// A call took too long.

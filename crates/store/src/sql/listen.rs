@@ -19,10 +19,10 @@ const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LAST_WAIT: Duration = Duration::from_secs(30);
 
 /// Listens until the store is closed.
-pub(super) async fn run(link: Link, now: Now, wake: watch::Sender<u64>, mut drain: Watcher) {
+pub(super) async fn run(mut ear: Ear, mut drain: Watcher) {
     let mut backoff = Backoff::new(FIRST_WAIT, LAST_WAIT);
     loop {
-        let listening = listen(&link, &now, &wake, &mut backoff);
+        let listening = ear.listen(&mut backoff);
         let error = tokio::select! {
             () = drain.signalled() => return,
             error = listening => error,
@@ -35,40 +35,49 @@ pub(super) async fn run(link: Link, now: Now, wake: watch::Sender<u64>, mut drai
     }
 }
 
-async fn listen(
-    link: &Link,
-    now: &Now,
-    wake: &watch::Sender<u64>,
-    backoff: &mut Backoff,
-) -> sea_orm::sqlx::Error {
-    match follow(link, now, wake, backoff).await {
-        Ok(()) => sea_orm::sqlx::Error::PoolClosed,
-        Err(error) => error,
-    }
+/// What listening takes.
+pub(super) struct Ear {
+    pub(super) link: Link,
+    pub(super) now: Now,
+    pub(super) wake: watch::Sender<u64>,
+    /// What our own calls say, which wake nobody twice.
+    pub(super) own: String,
+    /// It was interrupted, so that calls may have been missed.
+    pub(super) interrupted: bool,
 }
 
-async fn follow(
-    link: &Link,
-    now: &Now,
-    wake: &watch::Sender<u64>,
-    backoff: &mut Backoff,
-) -> Result<(), sea_orm::sqlx::Error> {
-    // Without a fresh token it would fail, and say so.
-    let _old_token = link.renew_login(now);
-    let Some(options) = link.postgres_options() else { return Ok(()) };
-    let pool = PgPoolOptions::new()
-        .max_connections(1)
-        .acquire_timeout(Duration::from_secs(10))
-        .connect_lazy_with((*options).clone());
-    let mut listener = PgListener::connect_with(&pool).await?;
-    listener.eager_reconnect(false);
-    listener.listen(CHANNEL).await?;
-    backoff.reset();
-    loop {
-        // Something may have happened before we listened.
-        wake.send_modify(|count| *count = count.wrapping_add(1));
-        if listener.try_recv().await?.is_none() {
-            return Ok(());
+impl Ear {
+    async fn listen(&mut self, backoff: &mut Backoff) -> sea_orm::sqlx::Error {
+        match self.follow(backoff).await {
+            Ok(()) => sea_orm::sqlx::Error::PoolClosed,
+            Err(error) => error,
         }
+    }
+
+    async fn follow(&mut self, backoff: &mut Backoff) -> Result<(), sea_orm::sqlx::Error> {
+        // Without a fresh token it would fail, and say so.
+        let _old_token = self.link.renew_login(&self.now);
+        let Some(options) = self.link.postgres_options() else { return Ok(()) };
+        let pool = PgPoolOptions::new()
+            .max_connections(1)
+            .acquire_timeout(Duration::from_secs(10))
+            .connect_lazy_with((*options).clone());
+        let mut listener = PgListener::connect_with(&pool).await?;
+        listener.eager_reconnect(false);
+        listener.listen(CHANNEL).await?;
+        backoff.reset();
+        if std::mem::replace(&mut self.interrupted, true) {
+            self.wake();
+        }
+        while let Some(call) = listener.try_recv().await? {
+            if call.payload() != self.own {
+                self.wake();
+            }
+        }
+        Ok(())
+    }
+
+    fn wake(&self) {
+        self.wake.send_modify(|count| *count = count.wrapping_add(1));
     }
 }

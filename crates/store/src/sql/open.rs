@@ -13,12 +13,13 @@ use tokio::sync::watch;
 use super::dialect::Dialect;
 use super::iam::Login;
 use super::link::{self, Link, Source};
+use super::listen::{self, Ear};
 use super::migrate::migrate;
 use super::mysql_dsn::{self, MySqlDsn};
 use super::postgres_dsn::{self, PostgresDsn};
 use super::sqlite_dsn::{self, SqliteDsn};
 use super::tx::Tx;
-use super::{SqlStore, listen};
+use super::SqlStore;
 use crate::config::{DatabaseType, StoreConfig};
 use crate::error::StoreError;
 
@@ -56,18 +57,21 @@ impl SqlStore {
             wake: watch::Sender::new(0),
             created: false,
             settled_at: Mutex::new(None),
+            id: uuid::Uuid::new_v4().to_string(),
             tasks: Tasks::new(),
             drain: Mutex::new(Some(trigger)),
         };
         store.introduce(config).await?;
         store.created = migrate(&store, config).await?;
         if let DatabaseType::Postgres = config.database_type {
-            let listening = listen::run(
-                store.writer.link.clone(),
-                Arc::clone(&store.now),
-                store.wake.clone(),
-                watcher,
-            );
+            let ear = Ear {
+                link: store.writer.link.clone(),
+                now: Arc::clone(&store.now),
+                wake: store.wake.clone(),
+                own: store.id.clone(),
+                interrupted: false,
+            };
+            let listening = listen::run(ear, watcher);
             store.tasks.spawn("sql_listener", listening);
         }
         Ok(store)

@@ -145,11 +145,11 @@ impl Tx {
     }
 
     /// Commits. If that fails, nobody knows whether it happened, and it is not tried again.
-    pub(super) async fn commit(self) -> Result<(), StoreError> {
+    pub(super) async fn commit(self, caller: &str) -> Result<(), StoreError> {
         let dialect = self.dialect;
         if self.wrote_events() && matches!(dialect, Dialect::Postgres) {
             // Delivered with the commit, and to nobody if there is none.
-            let notify = format!("NOTIFY {}", super::listen::CHANNEL);
+            let notify = format!("NOTIFY {}, '{caller}'", super::listen::CHANNEL);
             let done = self.inner.execute_unprepared(&notify).await;
             done.map_err(|error| self.error(&error))?;
         }

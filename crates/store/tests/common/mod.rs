@@ -1,5 +1,5 @@
 //! A database of a server of the tests' own.
-#![allow(dead_code, reason = "each test program uses its part")]
+#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -110,7 +110,7 @@ pub async fn changes(store: &dyn Store, after: &Revision) -> Changes {
 }
 
 /// Asks until it is so.
-pub async fn soon<F: Future<Output = bool>>(what: &str, mut asked: impl FnMut() -> F) {
+pub async fn soon(what: &str, mut asked: impl AsyncFnMut() -> bool) {
     for _ in 0..600 {
         if asked().await {
             return;
