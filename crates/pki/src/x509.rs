@@ -64,7 +64,7 @@ pub enum CertificateError {
 #[non_exhaustive]
 pub enum IssueError {
     /// The signer failed.
-    #[error("failed to sign certificate: {0}")]
+    #[error("{0}")]
     Sign(#[from] SignError),
     /// The signature does not verify with the signer's public key.
     #[error("the signer returned a signature that its public key does not verify")]

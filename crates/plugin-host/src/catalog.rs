@@ -38,6 +38,7 @@ pub struct Loaded {
 #[derive(Default)]
 pub struct Running {
     externals: Vec<Plugin>,
+    builtins: Vec<Voice>,
     dynamic: Vec<Dynamic>,
 }
 
@@ -137,6 +138,7 @@ async fn one(
         let slot = make(side, kind, plugin, &source, context)
             .await
             .map_err(|failure| failure.say(&voice, &plugin.name))?;
+        running.builtins.push(voice.clone());
         if let Some(hash) = slot.1 {
             tell_configured(&voice, &source, &hash);
             let context = context.clone();
@@ -405,6 +407,9 @@ impl Running {
         // Side by side: one that hangs must not use up the time of the others.
         let closing: Vec<_> = closing.map(|plugin| async move { plugin.close().await }).collect();
         futures_util::future::join_all(closing).await;
+        for voice in self.builtins.drain(..).rev() {
+            line!(voice, info, "Plugin unloaded");
+        }
     }
 }
 

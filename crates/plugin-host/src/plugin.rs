@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steeple_plugin::{Code, PluginError};
+use steeple_plugin::{Code, Kind, PluginError};
 use steeple_proto::plugin::Empty;
 use steeple_proto::plugin::grpc_controller_client::GrpcControllerClient;
 use steeple_proto::spire::service::common::config::v1::config_client::ConfigClient;
@@ -174,17 +174,17 @@ impl Plugin {
             };
         }
         line!(debug, "Unloading plugin");
-        if !self.0.process.has_exited() {
-            let mut client = InitClient::new(self.channel());
-            match self.plain(DEINIT, client.deinit(DeinitRequest {})).await {
-                Ok(_) => line!(debug, "Plugin deinitialized"),
-                Err(error) if error.code == Code::Unimplemented => {
-                    line!(debug, "Plugin deinitialized");
-                }
-                Err(error) => {
-                    line!(error, error = rpc_text(&error), "Failed to deinitialize plugin")
-                }
+        let mut client = InitClient::new(self.channel());
+        match self.plain(DEINIT, client.deinit(DeinitRequest {})).await {
+            Ok(_) => line!(debug, "Plugin deinitialized"),
+            Err(error) if error.code == Code::Unimplemented => {
+                line!(debug, "Plugin deinitialized");
             }
+            Err(error) => {
+                line!(error, error = rpc_text(&error), "Failed to deinitialize plugin")
+            }
+        }
+        if !self.0.process.has_exited() {
             let mut client = GrpcControllerClient::new(self.channel());
             // The plugin may be gone before it has answered, which is as good.
             let _ = tokio::time::timeout(SHUTDOWN, client.shutdown(Empty {})).await;
@@ -262,7 +262,7 @@ fn read(process: &Process, status: &Status) -> PluginError {
     if broken && process.has_exited() {
         let address = &process.address;
         let message = format!(
-            "connection error: desc = \"transport: Error while dialing: dial {address}: connect: \
+            "connection error: desc = \"transport: error while dialing: dial {address}: connect: \
              connection refused\""
         );
         return PluginError { code: Code::Unavailable, message };
@@ -304,6 +304,19 @@ fn check_services(spec: &Spec, mut named: Vec<String>) -> Result<bool, HostError
         return Err(HostError::NoInterface(shown));
     }
     let has_config = services.remove(CONFIG_SERVICE);
+    if spec.kind == Kind::Notifier {
+        tracing::warn!(
+            subsystem_name = "catalog",
+            external = true,
+            plugin_name = spec.name,
+            plugin_type = spec.kind.name(),
+            alert = true,
+            alert_type = "deprecated_service",
+            deprecated_service_name = spec.service(),
+            "Service is deprecated and will be removed in a future release: use the \
+             BundlePublisher plugin type instead"
+        );
+    }
     for service in services {
         tracing::warn!(
             subsystem_name = "catalog",

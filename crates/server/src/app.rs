@@ -151,10 +151,15 @@ impl Server {
         let path = &config.data_dir;
         fsx::create_dir_all(path, 0o755)
             .map_err(|source| ServerError::DataDir { path: path.clone(), source })?;
-        let plugins = LoadedPlugins::load(config).await?;
-        let key_manager = Arc::clone(&plugins.key_manager);
         let store = steeple_store::open(&store_config(config)).await;
         let store = store.map_err(ServerError::Datastore)?;
+        tracing::info!(
+            subsystem_name = "catalog",
+            reconfigurable = false,
+            "Configured DataStore"
+        );
+        let plugins = LoadedPlugins::load(config).await?;
+        let key_manager = Arc::clone(&plugins.key_manager);
         plugins.services.provide_agents(Arc::new(AttestedAgents(Arc::clone(&store))));
         startup::check_trust_domain(store.as_ref(), &config.trust_domain).await?;
         let lost_database = store.was_created() && holds_ca_keys(key_manager.as_ref()).await;
