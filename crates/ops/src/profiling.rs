@@ -208,9 +208,10 @@ impl Dumper {
     /// One period: its CPU profile, and at its end all others.
     async fn round(&self) {
         let cpu = self.names.iter().any(|name| name == "cpu");
-        let profile = match self.busy.try_lock() {
-            Ok(_one) if cpu => Some(cpu::record(self.frequency).await),
-            _ => {
+        let one = if cpu { self.busy.try_lock().ok() } else { None };
+        let profile = match one {
+            Some(_one) => Some(cpu::record(self.frequency).await),
+            None => {
                 tokio::time::sleep(self.frequency).await;
                 None
             }
