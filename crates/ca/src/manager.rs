@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime};
 
+use arc_swap::ArcSwap;
 use steeple_plugin::{CredentialComposer, KeyManager, UpstreamAuthority};
 use steeple_runtime::{Clock, Watcher};
 use steeple_telemetry as telemetry;
@@ -45,6 +46,8 @@ struct Inner {
     bundle_updates: watch::Sender<u64>,
     tainted: watch::Sender<Arc<[steeple_pki::x509::Certificate]>>,
     state: Mutex<State>,
+    /// What an operator sees while somebody is at work on the state.
+    view: ArcSwap<operator::View>,
 }
 
 struct State {
@@ -122,6 +125,7 @@ impl CaManager {
             failures: AtomicU64::new(0),
             bundle_updates,
             tainted: watch::Sender::new(Arc::from([])),
+            view: ArcSwap::default(),
             state: Mutex::new(State { journal, x509, jwt, wit }),
         })))
     }
@@ -196,6 +200,7 @@ impl CaManager {
             let wit_outcome = self.drive::<Wit>(wit, journal, action).await;
             outcome = outcome.and(wit_outcome);
         }
+        self.remember(&state);
         match &outcome {
             Ok(()) => self.0.failures.store(0, Ordering::Relaxed),
             Err(_) => drop(self.0.failures.fetch_add(1, Ordering::Relaxed)),

@@ -43,6 +43,13 @@ pub struct AuthorityStates {
     pub old: Option<AuthorityState>,
 }
 
+/// The authorities of every kind, as they were when somebody last looked.
+#[derive(Default)]
+pub(super) struct View {
+    x509: Option<AuthorityStates>,
+    jwt: Option<AuthorityStates>,
+}
+
 impl CaManager {
     /// Looks at the authorities of a kind.
     ///
@@ -52,11 +59,25 @@ impl CaManager {
         &self,
         kind: AuthorityKind,
     ) -> Result<AuthorityStates, AuthorityError> {
-        let state = self.0.state.lock().await;
-        match kind {
-            AuthorityKind::X509 => states(&state.x509),
-            AuthorityKind::Jwt => states(state.jwt.as_ref().ok_or(AuthorityError::JwtDisabled)?),
+        if kind == AuthorityKind::Jwt && self.0.config.disable_jwt {
+            return Err(AuthorityError::JwtDisabled);
         }
+        // Whoever is at work may be waiting for an upstream authority.
+        if let Ok(state) = self.0.state.try_lock() {
+            self.remember(&state);
+        }
+        let view = self.0.view.load();
+        let states = match kind {
+            AuthorityKind::X509 => &view.x509,
+            AuthorityKind::Jwt => &view.jwt,
+        };
+        states.clone().ok_or(AuthorityError::Initializing)
+    }
+
+    /// Keeps what there is to see.
+    pub(super) fn remember(&self, state: &State) {
+        let jwt = state.jwt.as_ref().and_then(|jwt| states(jwt).ok());
+        self.0.view.store(Arc::new(View { x509: states(&state.x509).ok(), jwt }));
     }
 
     /// Prepares an authority now, in place of one that is prepared already.
@@ -83,6 +104,7 @@ impl CaManager {
                 prepared(jwt)
             }
         };
+        self.remember(&state);
         // Preparing may have ended in taking over at once, when that was overdue.
         match prepared {
             Some(prepared) => Ok(prepared),
@@ -114,6 +136,7 @@ impl CaManager {
                 self.drive_for::<Jwt>("activate", jwt, journal, action).await?;
             }
         }
+        self.remember(&state);
         Ok(self.active(&state, kind))
     }
 

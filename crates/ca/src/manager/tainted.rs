@@ -113,6 +113,7 @@ impl CaManager {
         if is_under(x509.current(), tainted) {
             return Err(RotationError::StillTainted);
         }
+        self.remember(&state);
         drop(state);
         for root in tainted {
             self.mark_tainted(root).await?;

@@ -533,3 +533,20 @@ async fn wait(updates: &mut watch::Receiver<u64>, done: impl Fn() -> bool) {
     };
     tokio::time::timeout(HOUR, changed).await.expect("the change comes");
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_operator_can_look_while_the_upstream_hangs() {
+    let scene = Scene::new().await;
+    let manager = scene.started().await;
+    let before = manager.authorities(AuthorityKind::X509).await.unwrap();
+    scene.above.behave(Manner::Hangs);
+    let preparing = manager.prepare_authority(AuthorityKind::X509);
+    let looking = async {
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        let began = tokio::time::Instant::now();
+        let seen = manager.authorities(AuthorityKind::X509).await.unwrap();
+        assert_eq!((seen, began.elapsed()), (before, Duration::ZERO));
+    };
+    let (prepared, ()) = tokio::join!(preparing, looking);
+    assert!(prepared.unwrap_err().to_string().contains("no answer within 60 seconds"));
+}

@@ -41,7 +41,7 @@ pub const NAME: &str = "spire";
 /// Between two looks at the bundle of the server above.
 const POLL: Duration = Duration::from_secs(5);
 /// How long the server above may take for one call.
-const CALL_DEADLINE: Duration = Duration::from_secs(20);
+const CALL_DEADLINE: Duration = Duration::from_secs(10);
 
 #[derive(Clone, Debug, Default, Deserialize)]
 #[serde(default)]
@@ -130,7 +130,7 @@ impl UpstreamAuthority for Spire {
         preferred_ttl: Duration,
     ) -> Result<MintedX509Ca, PluginError> {
         let inner = &self.0;
-        inner.source.ready().await;
+        inner.source.ready().await?;
         let chain = inner.new_downstream_x509_ca(csr, preferred_ttl).await?;
         // The answer to that call has roots, too, but does not say which are tainted.
         let bundle = inner.bundle().await?;
@@ -140,7 +140,7 @@ impl UpstreamAuthority for Spire {
 
     async fn publish_jwt_key(&self, key: &JwtAuthority) -> Result<PublishedJwtKeys, PluginError> {
         let inner = &self.0;
-        inner.source.ready().await;
+        inner.source.ready().await?;
         let jwt_authority = Some(convert::jwt_message(key));
         let request = timed(PublishJwtAuthorityRequest { jwt_authority });
         let answer = BundleClient::new(inner.channel.clone())
@@ -153,7 +153,7 @@ impl UpstreamAuthority for Spire {
 
     async fn subscribe_to_local_bundle(&self) -> Result<Updates<LocalBundle>, PluginError> {
         let inner = Arc::clone(&self.0);
-        inner.source.ready().await;
+        inner.source.ready().await?;
         let first = inner.bundle().await?;
         let updates = stream::unfold((inner, None, Some(first)), |(inner, told, first)| async move {
             let next = match first {

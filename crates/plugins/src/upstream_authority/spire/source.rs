@@ -12,20 +12,24 @@ use steeple_net::channel::{self, Channel};
 use steeple_net::tls::{Identity, IdentitySlot, Roots};
 use steeple_pki::PrivateKey;
 use steeple_pki::x509::Certificate;
-use steeple_plugin::Kind;
+use steeple_plugin::{Code, Kind, PluginError};
 use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use steeple_proto::workload::{X509svid, X509svidRequest, X509svidResponse};
 use steeple_runtime::backoff::Backoff;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::Mutex;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 
+use super::error;
+
 /// The first and the longest wait between two attempts to reach the agent.
 const BACKOFF: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+/// How long the first identity is waited for; less than a mint may take.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How long the agent may take to attest us and answer.
-const OPEN_DEADLINE: Duration = Duration::from_secs(30);
+const OPEN_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Follows the Workload API.
 pub(super) struct Source {
@@ -82,19 +86,27 @@ impl Source {
         self.roots.clone()
     }
 
-    /// Comes back when there is an identity, the newest one. Whoever calls has a deadline.
-    pub(super) async fn ready(&self) {
+    /// Comes back when there is an identity, the newest one. The agent may be starting, or about
+    /// to hear of our entry, so this waits for a while.
+    ///
+    /// # Errors
+    /// There is none yet; says why.
+    pub(super) async fn ready(&self) -> Result<(), PluginError> {
         let mut state = self.state.lock().await;
         let mut backoff = Backoff::new(BACKOFF.0, BACKOFF.1);
+        let end = Instant::now() + PATIENCE;
         loop {
-            match self.catch_up(&mut state).await {
-                Ok(()) => return,
-                Err(error) => tell(&error),
-            }
+            let Err(reason) = self.catch_up(&mut state).await else { return Ok(()) };
+            tell(&reason);
             if state.has_identity {
-                return;
+                return Ok(());
             }
-            sleep(backoff.next()).await;
+            let wait = backoff.next();
+            if Instant::now() + wait > end {
+                let text = format!("unable to get an identity from the Workload API: {reason}");
+                return Err(error(Code::Unavailable, text));
+            }
+            sleep(wait).await;
         }
     }
 
