@@ -36,7 +36,7 @@ use crate::plugins::{AttestedAgents, LoadedPlugins, ServerIdentity};
 use crate::{guard, health, listeners, telemetry};
 
 /// The longest between two looks at the change feed; `cache_reload_interval` may shorten it.
-const POLL: Duration = Duration::from_secs(1);
+const POLL: Duration = Duration::from_millis(250);
 
 /// Between two full reads of the entries (SC-33).
 const FULL_RELOAD: Duration = Duration::from_secs(24 * 60 * 60);

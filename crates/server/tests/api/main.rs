@@ -5,6 +5,7 @@
 mod access;
 mod attestation;
 mod entries;
+mod several;
 mod support;
 mod svids;
 

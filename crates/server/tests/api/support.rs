@@ -54,6 +54,18 @@ pub(crate) async fn start(directory: &TempDir, extra: &str) -> Running {
 
 /// Starts a server of some trust domain.
 pub(crate) async fn start_for(trust_domain: &str, directory: &TempDir, extra: &str) -> Running {
+    let database = directory.path().join("data/datastore.sqlite3");
+    start_on(trust_domain, directory, extra, "sqlite3", &database.to_string_lossy()).await
+}
+
+/// Starts a server on some database.
+pub(crate) async fn start_on(
+    trust_domain: &str,
+    directory: &TempDir,
+    extra: &str,
+    database_type: &str,
+    connection_string: &str,
+) -> Running {
     let root = directory.path().to_owned();
     let port = steeple_testkit::free_port().unwrap();
     let data = root.join("data");
@@ -69,8 +81,8 @@ pub(crate) async fn start_for(trust_domain: &str, directory: &TempDir, extra: &s
         }}
         plugins {{
             DataStore "sql" {{ plugin_data {{
-                database_type = "sqlite3"
-                connection_string = "{data}/datastore.sqlite3"
+                database_type = "{database_type}"
+                connection_string = "{connection_string}"
             }} }}
             KeyManager "disk" {{ plugin_data {{ keys_path = "{data}/keys.json" }} }}
             NodeAttestor "join_token" {{ plugin_data {{}} }}
