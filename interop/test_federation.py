@@ -80,7 +80,7 @@ def test_workloads_of_two_trust_domains_trust_each_other_and_a_rotation_is_follo
     finally:
         process.kill()
     token = go.json(at_b, "fetch-jwt", "audience")["token"]
-    assert go.json(at_a, "validate-jwt", token, "audience") == {"id": "spiffe://b.test/w"}
+    assert go.json(at_a, "validate-jwt", "audience", token) == {"id": "spiffe://b.test/w"}
 
     # The peer's CA rotates, by force: what is new is here before it signs, what is gone goes.
     old = b.json("localauthority", "x509", "show")["active"]["authority_id"]
