@@ -257,7 +257,9 @@ impl AuthorityError {
             Self::TaintUpstreamFailed { .. }
             | Self::NotifyTainted { .. }
             | Self::RevokeUpstreamFailed { .. }
-            | Self::OnlyPrepared { .. } | Self::NotValidNow | Self::Failed { .. } => Code::Internal,
+            | Self::OnlyPrepared { .. }
+            | Self::NotValidNow
+            | Self::Failed { .. } => Code::Internal,
         }
     }
 }

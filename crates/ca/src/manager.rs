@@ -97,7 +97,9 @@ impl CaManager {
             false => Some(restore::<Jwt>(from, &jwt_keys, false)?),
         };
         let wit = match config.enable_wit {
-            true => Some(restore::<Wit>(from, &slot_keys::<Wit>(key_manager.as_ref()).await?, false)?),
+            true => {
+                Some(restore::<Wit>(from, &slot_keys::<Wit>(key_manager.as_ref()).await?, false)?)
+            }
             false => None,
         };
         let credentials = Credentials::with_composers(&config, composers);

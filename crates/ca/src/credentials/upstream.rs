@@ -2,16 +2,16 @@
 
 use std::sync::Arc;
 
+use steeple_pki::Signer;
 use steeple_pki::csr;
 use steeple_pki::x509::{
     self, Certificate, ExtKeyUsage, IssueError, Issuer, KeyUsage, SerialNumber, Template,
 };
-use steeple_pki::Signer;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
+use super::compose::ComposedCa;
 use super::x509::ca_subject;
 use super::{Credentials, DistinguishedName};
-use super::compose::ComposedCa;
 use crate::config::CaConfig;
 use crate::error::RotationError;
 

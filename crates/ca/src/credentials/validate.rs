@@ -100,10 +100,7 @@ pub(super) fn jwt_svid(
 }
 
 /// The claims of a WIT-SVID.
-pub(super) fn wit_svid(
-    expires_at: SystemTime,
-    now: SystemTime,
-) -> Result<(), InvalidCredential> {
+pub(super) fn wit_svid(expires_at: SystemTime, now: SystemTime) -> Result<(), InvalidCredential> {
     if expires_at <= now {
         let kind = "invalid WIT-SVID \"exp\" claim";
         return Err(InvalidCredential::Expired { kind, not_after: expires_at });

@@ -145,7 +145,8 @@ fn restored(rows: &[(&str, &str, Status)], now: SystemTime) -> Rotation<JwtKey> 
         Remains { journal: &journal, bundle: Some(&bundle), now },
         &SlotKeys { a, b },
         false,
-    ).unwrap()
+    )
+    .unwrap()
 }
 
 fn ids(rotation: &Rotation<JwtKey>) -> (Option<&str>, String) {

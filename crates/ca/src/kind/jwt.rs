@@ -36,11 +36,7 @@ impl JwtKey {
     }
 
     /// A new one of this key, under a random key id.
-    pub(super) fn fresh(
-        config: &CaConfig,
-        signer: Arc<dyn Signer>,
-        issued_at: SystemTime,
-    ) -> Self {
+    pub(super) fn fresh(config: &CaConfig, signer: Arc<dyn Signer>, issued_at: SystemTime) -> Self {
         // Whole seconds, as bundle and journal have them: the same before and after a restart.
         let not_after = from_unix(unix(issued_at + config.ca_ttl));
         Self::new(random_kid(), signer, issued_at, not_after)

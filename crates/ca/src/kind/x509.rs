@@ -134,10 +134,8 @@ impl Kind for X509 {
         if let Some(upstream) = issuing.upstream {
             return upstream.mint(issuing.config, issuing.credentials, signer).await;
         }
-        let certificate = issuing
-            .credentials
-            .self_signed_ca(issuing.config, signer.clone(), issued_at)
-            .await?;
+        let certificate =
+            issuing.credentials.self_signed_ca(issuing.config, signer.clone(), issued_at).await?;
         Ok(X509Ca::new(certificate, Vec::new(), signer, issued_at))
     }
 
@@ -162,7 +160,8 @@ impl Kind for X509 {
     ) -> bool {
         let roots = || bundle.certificates().cloned().collect::<Vec<_>>();
         bundle.has_x509_authority(&authority.certificate)
-            || (has_upstream && is_ca_under(
+            || (has_upstream
+                && is_ca_under(
                     &authority.certificate,
                     &authority.upstream_chain,
                     &roots(),

@@ -560,10 +560,7 @@ fn wit_keys_exist_only_with_the_flag_and_survive_a_restart() {
         let bytes = base64::engine::general_purpose::URL_SAFE_NO_PAD.decode(part).unwrap();
         serde_json::from_slice(&bytes).unwrap()
     };
-    assert_eq!(
-        part(0),
-        serde_json::json!({ "alg": "ES384", "kid": row.kid, "typ": "wit+jwt" })
-    );
+    assert_eq!(part(0), serde_json::json!({ "alg": "ES384", "kid": row.kid, "typ": "wit+jwt" }));
     let claims = part(1);
     assert_eq!(claims["sub"], "spiffe://example.org/web");
     assert_eq!(claims["iss"], "https://issuer");

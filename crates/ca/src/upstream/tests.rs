@@ -194,7 +194,10 @@ impl UpstreamAuthority for Above {
 
     async fn subscribe_to_local_bundle(&self) -> Result<Updates<LocalBundle>, PluginError> {
         let Some(bundles) = self.bundles.lock().unwrap().take() else {
-            return Err(refusal(Code::Unimplemented, "fetching upstream trust bundle is unsupported"));
+            return Err(refusal(
+                Code::Unimplemented,
+                "fetching upstream trust bundle is unsupported",
+            ));
         };
         Ok(Box::pin(stream::unfold(bundles, |mut bundles| async {
             bundles.recv().await.map(|bundle| (bundle, bundles))
@@ -493,7 +496,9 @@ async fn an_operator_taints_and_revokes_only_the_root_of_the_old_ca() {
     let local = manager.authorities(AuthorityKind::X509).await.unwrap().active.authority_id;
     let refused = |result: Result<String, AuthorityError>| result.unwrap_err().to_string();
 
-    assert!(refused(manager.taint_upstream_authority("").await).ends_with("no subject key ID provided"));
+    assert!(
+        refused(manager.taint_upstream_authority("").await).ends_with("no subject key ID provided")
+    );
     assert_eq!(
         refused(manager.taint_upstream_authority(&old).await),
         "provided subject key id is not valid: unable to use upstream authority singing current \

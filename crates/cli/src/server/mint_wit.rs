@@ -127,12 +127,12 @@ fn key_type(key_type: &str, algorithm: &str) -> Result<KeyType, Failure> {
     let found = known.iter().find(|(name, _)| *name == key_type);
     found.map(|(_, kind)| *kind).ok_or_else(|| {
         Failure(match order {
-            true => format!(
-                "unsupported key type '{key_type}' for signing algorithm '{algorithm}'"
-            ),
-            false => format!(
-                "unsupported key type '{key_type}' for '{algorithm}' signing algorithm"
-            ),
+            true => {
+                format!("unsupported key type '{key_type}' for signing algorithm '{algorithm}'")
+            }
+            false => {
+                format!("unsupported key type '{key_type}' for '{algorithm}' signing algorithm")
+            }
         })
     })
 }

@@ -58,8 +58,7 @@ impl Verb for Upstream {
                 let request = api::TaintX509UpstreamAuthorityRequest { subject_key_id };
                 let answer = client.taint_x509_upstream_authority(request).await;
                 let answer = answer.map_err(|status| failed("taint", status))?.into_inner();
-                let name =
-                    "spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityResponse";
+                let name = "spire.api.server.localauthority.v1.TaintX509UpstreamAuthorityResponse";
                 let json = proto_line(&Named(name, &answer))?;
                 ("Tainted", answer.upstream_authority_subject_key_id, json)
             }
@@ -67,8 +66,7 @@ impl Verb for Upstream {
                 let request = api::RevokeX509UpstreamAuthorityRequest { subject_key_id };
                 let answer = client.revoke_x509_upstream_authority(request).await;
                 let answer = answer.map_err(|status| failed("revoke", status))?.into_inner();
-                let name =
-                    "spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityResponse";
+                let name = "spire.api.server.localauthority.v1.RevokeX509UpstreamAuthorityResponse";
                 let json = proto_line(&Named(name, &answer))?;
                 ("Revoked", answer.upstream_authority_subject_key_id, json)
             }

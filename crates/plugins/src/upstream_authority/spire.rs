@@ -19,9 +19,7 @@ use steeple_plugin::{
     UpstreamAuthority, no_updates,
 };
 use steeple_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
-use steeple_proto::spire::api::server::bundle::v1::{
-    GetBundleRequest, PublishJwtAuthorityRequest,
-};
+use steeple_proto::spire::api::server::bundle::v1::{GetBundleRequest, PublishJwtAuthorityRequest};
 use steeple_proto::spire::api::server::svid::v1::NewDownstreamX509caRequest;
 use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use steeple_spiffe::SpiffeId;
@@ -155,13 +153,14 @@ impl UpstreamAuthority for Spire {
         let inner = Arc::clone(&self.0);
         inner.source.ready().await?;
         let first = inner.bundle().await?;
-        let updates = stream::unfold((inner, None, Some(first)), |(inner, told, first)| async move {
-            let next = match first {
-                Some(first) => first,
-                None => inner.next_bundle(told.as_ref()).await,
-            };
-            Some((Ok(next.clone()), (inner, Some(next), None)))
-        });
+        let updates =
+            stream::unfold((inner, None, Some(first)), |(inner, told, first)| async move {
+                let next = match first {
+                    Some(first) => first,
+                    None => inner.next_bundle(told.as_ref()).await,
+                };
+                Some((Ok(next.clone()), (inner, Some(next), None)))
+            });
         Ok(Box::pin(updates))
     }
 }

@@ -1,8 +1,8 @@
 use std::path::PathBuf;
 use std::time::UNIX_EPOCH;
 
-use steeple_pki::csr;
 use steeple_pki::KeyType;
+use steeple_pki::csr;
 use steeple_runtime::ManualClock;
 
 use super::*;
@@ -66,7 +66,12 @@ impl Files {
         std::fs::write(self.path(name), text).unwrap();
     }
 
-    fn open(&self, cert: &str, key: &str, bundle: &str) -> Result<Arc<dyn UpstreamAuthority>, String> {
+    fn open(
+        &self,
+        cert: &str,
+        key: &str,
+        bundle: &str,
+    ) -> Result<Arc<dyn UpstreamAuthority>, String> {
         let line = |setting: &str, name: &str| match name {
             "" => String::new(),
             name => format!("{setting} = {:?}\n", self.path(name)),
@@ -114,7 +119,7 @@ async fn an_intermediate_comes_with_its_chain_and_the_bundles_roots() {
     let upstream = files.open("middle.pem", "middle.key", "root.pem").unwrap();
     let (_, csr) = request(&["spiffe://example.org"]).await;
     let minted = upstream.mint_x509_ca(&csr, DAY).await.unwrap();
-    assert_eq!(minted.chain[1..], [files.middle.0.clone()]);
+    assert_eq!(minted.chain[1..], *std::slice::from_ref(&files.middle.0));
     assert_eq!(minted.roots, [X509Authority::new(files.root.0.clone())]);
 }
 

@@ -66,9 +66,9 @@ enum Unusable {
 impl Source {
     /// The identity that the agent at `socket` gives to this process.
     pub(super) fn new(socket: &str, trust_domain: TrustDomain) -> Self {
-        let path = socket.strip_prefix("unix:").map_or(socket, |path| {
-            path.strip_prefix("//").unwrap_or(path)
-        });
+        let path = socket
+            .strip_prefix("unix:")
+            .map_or(socket, |path| path.strip_prefix("//").unwrap_or(path));
         Self {
             channel: channel::unix(Path::new(path)),
             trust_domain,
