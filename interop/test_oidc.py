@@ -5,6 +5,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -184,6 +185,15 @@ def test_tls_by_files_is_reloaded_and_a_broken_file_changes_nothing(server, prov
             return None
 
     wait_until(renewed, "the new certificate")
+
+
+def test_curl_speaks_http2_with_it(server, provider, tmp_path):
+    if not shutil.which("curl"):
+        pytest.skip("curl is not installed")
+    root, cert, key = certificate(tmp_path, "web", f"DNS:{DOMAIN}")
+    files = f'cert_file_path = "{cert}" key_file_path = "{key}" addr = "127.0.0.1:PORT"'
+    oidc = provider(f"serving_cert_file {{ {files} }}\n" + source(server))
+    wait_until(lambda: oidc.kids(Named(oidc.port, root)), "the keys")
     curl = ["curl", "-sS", "--http2", "--cacert", str(root), "--resolve", f"{DOMAIN}:{oidc.port}:127.0.0.1"]
     url = f"https://{DOMAIN}:{oidc.port}/keys"
     answer = subprocess.run([*curl, "-w", " %{http_version}", url], capture_output=True, text=True)

@@ -21,14 +21,14 @@ pub(crate) enum Kind {
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// It is not of the form host:port.
-    #[error("listen tcp: address {0}: {1}")]
-    Address(String, &'static str),
+    /// It is not of the form host:port; says in Go's words what is wrong.
+    #[error("listen tcp: {0}")]
+    Address(String),
     /// The name cannot be looked up.
-    #[error("listen tcp: lookup {address}: {source}")]
+    #[error("listen tcp: lookup {host}: {source}")]
     Lookup {
-        /// The address as configured.
-        address: String,
+        /// The name.
+        host: String,
         /// What the system said.
         source: io::Error,
     },
@@ -51,8 +51,7 @@ impl Listener {
     /// # Errors
     /// [`ListenError`] says what is wrong with the address.
     pub async fn tcp(address: &str) -> Result<Self, ListenError> {
-        let (host, port) = split_host_port(address)
-            .map_err(|reason| ListenError::Address(address.to_owned(), reason))?;
+        let (host, port) = split_host_port(address).map_err(ListenError::Address)?;
         let bind =
             |source| ListenError::Bind { network: "tcp", address: address.to_owned(), source };
         if host.is_empty() {
@@ -65,7 +64,7 @@ impl Listener {
             };
             return listener.map(Self::from).map_err(bind);
         }
-        let lookup = |source| ListenError::Lookup { address: address.to_owned(), source };
+        let lookup = |source| ListenError::Lookup { host: host.to_owned(), source };
         let found: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(lookup)?.collect();
         // As Go: IPv4 first where a name has both.
         let first = found.iter().find(|it| it.is_ipv4()).or(found.first());
@@ -78,8 +77,7 @@ impl Listener {
     /// # Errors
     /// Says what is wrong with it, as Go does.
     pub fn check(address: &str) -> Result<(), String> {
-        let checked = split_host_port(address).map(|_| ());
-        checked.map_err(|reason| format!("address {address}: {reason}"))
+        split_host_port(address).map(|_| ())
     }
 
     /// Listens on the Unix socket `path` with permission bits `mode`, in place of a socket of that
@@ -145,18 +143,28 @@ impl Drop for SocketFile {
     }
 }
 
-fn split_host_port(address: &str) -> Result<(&str, u16), &'static str> {
-    let (host, port) = address.rsplit_once(':').ok_or("missing port in address")?;
+fn split_host_port(address: &str) -> Result<(&str, u16), String> {
+    let fail = |reason: &str| {
+        let shown: String = address.chars().take(100).collect();
+        format!("address {shown}: {reason}")
+    };
+    let (host, port) = address.rsplit_once(':').ok_or_else(|| fail("missing port in address"))?;
     let host = match host.strip_prefix('[') {
-        Some(host) => host.strip_suffix(']').ok_or("missing ']' in address")?,
-        None if host.contains(':') => return Err("too many colons in address"),
+        Some(host) => host.strip_suffix(']').ok_or_else(|| fail("missing ']' in address"))?,
+        None if host.contains(':') => return Err(fail("too many colons in address")),
         None => host,
     };
     let port = match port {
         "" => 0,
         "http" => 80,
         "https" => 443,
-        port => port.parse().map_err(|_| "invalid port")?,
+        port if port.bytes().all(|it| it.is_ascii_digit()) => {
+            port.parse().map_err(|_| fail("invalid port"))?
+        }
+        port => {
+            let shown: String = port.chars().take(100).collect();
+            return Err(format!("lookup tcp/{shown}: unknown port"));
+        }
     };
     Ok((host, port))
 }
@@ -170,9 +178,11 @@ mod tests {
         assert_eq!(split_host_port(":443"), Ok(("", 443)));
         assert_eq!(split_host_port("localhost:80"), Ok(("localhost", 80)));
         assert_eq!(split_host_port("[::1]:https"), Ok(("::1", 443)));
-        assert_eq!(split_host_port("localhost"), Err("missing port in address"));
-        assert_eq!(split_host_port("::1:80"), Err("too many colons in address"));
-        assert_eq!(split_host_port("h:65536"), Err("invalid port"));
+        let error = |address| split_host_port(address).unwrap_err();
+        assert_eq!(error("localhost"), "address localhost: missing port in address");
+        assert_eq!(error("::1:80"), "address ::1:80: too many colons in address");
+        assert_eq!(error("h:65536"), "address h:65536: invalid port");
+        assert_eq!(error("h:x"), "lookup tcp/x: unknown port");
     }
 
     #[tokio::test]

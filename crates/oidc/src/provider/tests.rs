@@ -171,3 +171,44 @@ async fn other_methods_and_paths_are_refused() {
     }
     assert_eq!(ask(&provider, "/%zz", &[]).status(), StatusCode::BAD_REQUEST);
 }
+
+proptest::proptest! {
+    #[test]
+    fn whatever_a_proxy_says_only_configured_names_are_repeated(
+        host in "([ab]\\.test|[a-z.]{0,9}|[!-~]{0,12})(:[0-9]{0,6}|[!-~]{0,9})?",
+        scheme in "[!-~]{0,9}",
+        forwarded in "(proto=)?[!-~]{0,12}",
+    ) {
+        let provider = provider("allow_insecure_scheme = true");
+        let headers = [
+            ("x-forwarded-host", host.as_str()),
+            ("x-forwarded-proto", scheme.as_str()),
+            ("forwarded", forwarded.as_str()),
+        ];
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        let response = ask(&provider, WELL_KNOWN, &headers);
+        let found = response.status();
+        let body = runtime.block_on(text(response));
+        if found == StatusCode::OK {
+            let document: serde_json::Value = serde_json::from_str(&body).unwrap();
+            let (scheme, rest) = document["issuer"].as_str().unwrap().split_once("://").unwrap();
+            proptest::prop_assert!(["http", "https"].contains(&scheme));
+            let (name, port) = rest.split_once(':').unwrap_or((rest, "0"));
+            proptest::prop_assert!(["a.test", "b.test"].contains(&name));
+            proptest::prop_assert!(port.bytes().all(|it| it.is_ascii_digit()));
+        } else {
+            proptest::prop_assert_eq!(found, StatusCode::BAD_REQUEST);
+            proptest::prop_assert!(body.len() < 300);
+        }
+    }
+
+    #[test]
+    fn any_range_is_served_or_refused(range in "(bytes=)?[-0-9, x]{0,20}") {
+        let provider = provider("");
+        let public_key = PrivateKey::generate(KeyType::EcP256).unwrap().public_key().clone();
+        let keys = vec![Key { id: "a".to_owned(), public_key }];
+        provider.source.update(keys, false, SystemTime::UNIX_EPOCH, Instant::now());
+        let status = ask(&provider, "/keys", &[("range", &range)]).status().as_u16();
+        proptest::prop_assert!([200, 206, 416].contains(&status), "{range:?}: {status}");
+    }
+}
