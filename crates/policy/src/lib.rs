@@ -114,6 +114,19 @@ pub enum EvalError {
     Engine(String),
 }
 
+impl From<Input<'_>> for Value {
+    fn from(input: Input<'_>) -> Self {
+        let mut value = json!({
+            "caller": input.caller,
+            "caller_file_path": input.caller_file_path,
+            "full_method": input.full_method,
+        });
+        // Not within the macro, which would copy it.
+        value["req"] = input.req;
+        value
+    }
+}
+
 impl Engine {
     /// Reads a module and, unless `data` is none, a JSON object of data.
     ///
@@ -159,12 +172,7 @@ impl Engine {
     /// # Errors
     /// When it gives no verdict; then nobody is let in.
     pub fn evaluate(&self, input: Input<'_>) -> Result<Verdict, EvalError> {
-        self.clone().ask(json!({
-            "caller": input.caller,
-            "caller_file_path": input.caller_file_path,
-            "full_method": input.full_method,
-            "req": input.req,
-        }))
+        self.clone().ask(input.into())
     }
 
     fn ask(&mut self, input: Value) -> Result<Verdict, EvalError> {

@@ -2,6 +2,8 @@
 
 use serde_json::{Value, json};
 
+use crate::Input;
+
 const ENTRY: &str = "/spire.api.server.entry.v1.Entry";
 
 /// Each of them as an input.
@@ -24,7 +26,7 @@ pub(crate) fn inputs() -> Vec<Value> {
 }
 
 fn input(caller: &str, full_method: &str, req: Value) -> Value {
-    json!({ "caller": caller, "caller_file_path": "", "full_method": full_method, "req": req })
+    Input { caller, caller_file_path: "", full_method, req }.into()
 }
 
 fn id(path: &str) -> Value {
