@@ -39,8 +39,10 @@ class Domain(Server):
     Ours listens on a port that the system chooses; SPIRE's does not say which it got.
     """
 
-    def __init__(self, folder, trust_domain, bins=None, profile=SPIFFE_PROFILE, peers="", hint="1m", **options):
-        port = free_port() if bins is not None and bins == spire_binaries() else 0
+    def __init__(
+        self, folder, trust_domain, bins=None, profile=SPIFFE_PROFILE, peers="", hint="1m", endpoint_port=0, **options
+    ):
+        port = free_port() if bins is not None and bins == spire_binaries() else endpoint_port
         block = f"""federation {{
         bundle_endpoint {{ address = "127.0.0.1" port = {port} refresh_hint = "{hint}" {profile} }}
         {peers}

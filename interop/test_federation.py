@@ -11,8 +11,9 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+from acme import Pebble, build_pebble
 from federation import Domain, Peer, anybody, ask, drip, flood, peer, rpc, saying, silence, web_certificate
-from harness import Agent, wait_until
+from harness import Agent, free_port, wait_until
 
 TRUST_DOMAIN_API = "/spire.api.server.trustdomain.v1.TrustDomain/"
 
@@ -158,6 +159,24 @@ def test_a_web_endpoint_is_verified_by_the_systems_roots_and_its_files_are_read_
           "-bundleEndpointProfile", "https_web")
     code, words, _ = a.refresh("c.test")
     assert code == 1 and "invalid peer certificate" in words, words
+
+
+def test_a_web_endpoint_whose_certificate_is_from_an_acme_authority_is_followed(domain_of, tmp_path, monkeypatch):
+    port = free_port()
+    authority = tmp_path / "authority"
+    authority.mkdir()
+    pebble = Pebble(authority, build_pebble(), port)
+    try:
+        monkeypatch.setenv("SSL_CERT_FILE", str(pebble.trust))
+        profile = f"""profile "https_web" {{ acme {{ directory_url = "{pebble.directory}" domain_name = "localhost"
+            email = "admin@localhost.test" tos_accepted = true }} }}"""
+        b = domain_of("b.test", profile=profile, endpoint_port=port)
+        monkeypatch.setenv("SSL_CERT_FILE", str(pebble.root()))
+        a = domain_of("a.test", peers=peer("b.test", b.url("localhost")))
+        wait_until(lambda: a.refresh("b.test")[0] == 0, "the certificate and the bundle", 60)
+        assert a.known("b.test")["x509_authorities"] == b.json("bundle", "show")["x509_authorities"]
+    finally:
+        pebble.stop()
 
 
 def test_dead_slow_and_greedy_peers_delay_no_other(domain_of, daemons, tmp_path, monkeypatch):
