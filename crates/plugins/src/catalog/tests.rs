@@ -85,6 +85,7 @@ fn every_plugin_has_a_readme_whose_samples_are_valid_for_a_side() {
             Kind::CredentialComposer => "credential_composer",
             Kind::KeyManager => "key_manager",
             Kind::NodeAttestor => "node_attestor",
+            Kind::UpstreamAuthority => "upstream_authority",
             Kind::WorkloadAttestor => "workload_attestor",
             other => panic!("no folder for {other}"),
         };
