@@ -8,6 +8,8 @@ use steeple_net::https::{self, FetchError, FetchLimits, Trust};
 use steeple_pki::bundle::{self, Bundle, BundleError, MAX_DOCUMENT_LEN};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
+use crate::relationship::Relationship;
+
 /// From looking up the endpoint's name to the last byte of its answer.
 const DEADLINE: Duration = Duration::from_secs(30);
 
@@ -17,11 +19,11 @@ const EXCERPT: usize = 100;
 /// Gets bundles from endpoints.
 #[async_trait]
 pub trait Fetch: Send + Sync {
-    /// The bundle of `of`, from `url`, if `trust` accepts who answers there.
+    /// The bundle of `of`, from the endpoint of `from`, if `trust` accepts who answers there.
     async fn fetch(
         &self,
         of: &TrustDomain,
-        url: &str,
+        from: &Relationship,
         trust: &Trust,
     ) -> Result<Bundle, FetchBundleError>;
 }
@@ -85,10 +87,11 @@ impl Fetch for HttpsFetch {
     async fn fetch(
         &self,
         of: &TrustDomain,
-        url: &str,
+        from: &Relationship,
         trust: &Trust,
     ) -> Result<Bundle, FetchBundleError> {
-        let answer = https::ask(url, trust, self.0).await.map_err(|error| no_answer(url, error))?;
+        let answer = https::ask(&from.url, trust, self.0).await;
+        let answer = answer.map_err(|error| no_answer(from, error))?;
         if answer.status != StatusCode::OK {
             let (status, excerpt) = (answer.status.as_u16(), excerpt(&answer.body));
             return Err(FetchBundleError::Status { status, excerpt });
@@ -104,23 +107,14 @@ fn parse(of: &TrustDomain, document: &[u8]) -> Result<Bundle, FetchBundleError> 
     })
 }
 
-fn no_answer(url: &str, error: FetchError) -> FetchBundleError {
-    let url = without_password(url);
+fn no_answer(from: &Relationship, error: FetchError) -> FetchBundleError {
+    let url = from.shown_url();
     match error {
         FetchError::SpiffeServer { id, reason } => {
             FetchBundleError::MaybeSpiffe { id, url, reason: reason.to_string() }
         }
         other => FetchBundleError::Get(url, other.to_string()),
     }
-}
-
-/// A URL for an error text: what may be a password stays out.
-fn without_password(url: &str) -> String {
-    let Some((scheme, rest)) = url.split_once("://") else { return url.to_owned() };
-    let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
-    let (authority, path) = rest.split_at(end);
-    let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
-    format!("{scheme}://{host}{path}")
 }
 
 /// The beginning of an answer, fit for a log.
@@ -165,12 +159,5 @@ mod tests {
         assert_eq!(excerpt(b"404 page not found\n"), "404 page not found\n");
         assert_eq!(excerpt(b"\x1b[31mred"), "\\u{1b}[31mred");
         assert_eq!(excerpt(&[b'x'; 1000]).len(), EXCERPT);
-    }
-
-    #[test]
-    fn a_password_in_a_url_is_not_repeated() {
-        assert_eq!(without_password("https://u:p@ss@host:1/a@b"), "https://host:1/a@b");
-        assert_eq!(without_password("https://host/"), "https://host/");
-        assert_eq!(without_password("https://host?u@x"), "https://host?u@x");
     }
 }

@@ -165,7 +165,7 @@ impl Manager {
             keep
         });
         for (of, relationship) in wanted {
-            let bundle_endpoint_url = relationship.url.as_str();
+            let bundle_endpoint_url = relationship.shown_url();
             let bundle_endpoint_profile = relationship.profile_name();
             if let Some(follower) = self.followers.get(&of) {
                 if follower.set(&relationship) {

@@ -24,6 +24,16 @@ pub struct Relationship {
 }
 
 impl Relationship {
+    /// The URL for the log: what may be a password stays out.
+    #[must_use]
+    pub fn shown_url(&self) -> String {
+        let Some((scheme, rest)) = self.url.split_once("://") else { return self.url.clone() };
+        let end = rest.find(['/', '?', '#']).unwrap_or(rest.len());
+        let (authority, path) = rest.split_at(end);
+        let host = authority.rsplit_once('@').map_or(authority, |(_, host)| host);
+        format!("{scheme}://{host}{path}")
+    }
+
     /// The profile by the name that configuration and logs have for it.
     #[must_use]
     pub fn profile_name(&self) -> &'static str {
@@ -96,6 +106,14 @@ pub(crate) fn merge(
 mod tests {
     use super::*;
     use crate::testing::{domain, web};
+
+    #[test]
+    fn a_password_in_a_url_is_not_repeated() {
+        let shown = |url: &str| web(url).shown_url();
+        assert_eq!(shown("https://u:p@ss@host:1/a@b"), "https://host:1/a@b");
+        assert_eq!(shown("https://host/"), "https://host/");
+        assert_eq!(shown("https://host?u@x"), "https://host?u@x");
+    }
 
     #[test]
     fn the_configuration_goes_before_the_datastore_and_nobody_follows_himself() {

@@ -111,9 +111,10 @@ impl Fetch for Endpoints {
     async fn fetch(
         &self,
         _: &TrustDomain,
-        url: &str,
+        from: &Relationship,
         _: &Trust,
     ) -> Result<Bundle, FetchBundleError> {
+        let url = from.url.as_str();
         self.asked.lock().unwrap().push((url.to_owned(), tokio::time::Instant::now()));
         let answer = self.answers.lock().unwrap().get_mut(url).and_then(VecDeque::pop_front);
         match answer {

@@ -54,7 +54,7 @@ pub(crate) async fn update(
         Ok(known) => known,
         Err(error) => return Updated::failed(None, UpdateError::Local(error)),
     };
-    let fetched = match fetch.fetch(of, &relationship.url, &trust).await {
+    let fetched = match fetch.fetch(of, relationship, &trust).await {
         Ok(fetched) => fetched,
         Err(error) => return Updated::failed(known, UpdateError::Fetch(error)),
     };
