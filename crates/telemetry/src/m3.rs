@@ -60,8 +60,11 @@ pub struct M3(Arc<Shared>);
 
 #[derive(Default)]
 struct Shared {
-    series: Mutex<BTreeMap<(String, Vec<(String, String)>, Sort), Arc<Value>>>,
+    series: Mutex<BTreeMap<Name, Arc<Value>>>,
 }
+
+/// A name, its tags, and how it is counted.
+type Name = (String, Vec<(String, String)>, Sort);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 enum Sort {

@@ -29,8 +29,11 @@ pub struct Resource {
 pub struct Otlp {
     resource: Resource,
     start: SystemTime,
-    series: Mutex<BTreeMap<(String, Vec<(String, String)>), Arc<Value>>>,
+    series: Mutex<BTreeMap<Name, Arc<Value>>>,
 }
+
+/// A name and its attributes.
+type Name = (String, Vec<(String, String)>);
 
 enum Value {
     Sum(AtomicU64),

@@ -88,7 +88,7 @@ pub(crate) fn begin_rpc(traceparent: Option<&str>) -> Option<(SpanContext, Optio
         return None;
     }
     let parent = incoming.map(|(context, _)| context);
-    let trace_id = parent.map_or_else(|| random::<16>(), |parent| parent.trace_id);
+    let trace_id = parent.map_or_else(random, |parent| parent.trace_id);
     let context = SpanContext { trace_id, span_id: random() };
     Some((context, parent.map(|parent| parent.span_id)))
 }

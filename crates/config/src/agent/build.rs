@@ -90,11 +90,7 @@ pub(super) fn build(
     let join_token = join_token(&mut checker, &agent);
     let bootstrap = bootstrap::build(&mut checker, &agent);
     let rebootstrap_mode = rebootstrap_mode(&mut checker, &agent);
-    let rebootstrap_delay = checker
-        .duration("agent.rebootstrap_delay", &agent.rebootstrap_delay, |_| {
-            "error parsing rebootstrap delay duration".to_owned()
-        })
-        .unwrap_or(Duration::from_secs(10 * 60));
+    let rebootstrap_delay = rebootstrap_delay(&mut checker, &agent);
     let sockets = sockets(&mut checker, &agent);
     let log = checker.log(
         "agent",
@@ -313,6 +309,12 @@ fn availability_target(checker: &mut Checker, agent: &Agent) -> Option<Duration>
         }
     }
     None
+}
+
+fn rebootstrap_delay(checker: &mut Checker, agent: &Agent) -> Duration {
+    let wrong = |_: &str| "error parsing rebootstrap delay duration".to_owned();
+    let delay = checker.duration("agent.rebootstrap_delay", &agent.rebootstrap_delay, wrong);
+    delay.unwrap_or(Duration::from_secs(10 * 60))
 }
 
 fn profiling(checker: &mut Checker, agent: &Agent) -> Option<ProfilingConfig> {

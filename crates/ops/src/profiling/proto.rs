@@ -131,7 +131,7 @@ impl Builder {
 
     /// Adds a stack, innermost first.
     pub(super) fn sample(&mut self, stack: Vec<Frame>, value: Vec<i64>, thread: &str) {
-        let location_id = stack.into_iter().map(|frame| self.location(frame)).collect();
+        let location_id = stack.into_iter().map(|frame| self.location(&frame)).collect();
         let label = match thread {
             "" => Vec::new(),
             thread => vec![Label { key: self.string("thread"), text: self.string(thread) }],
@@ -154,12 +154,12 @@ impl Builder {
         index
     }
 
-    fn location(&mut self, frame: Frame) -> u64 {
+    fn location(&mut self, frame: &Frame) -> u64 {
         let key = (frame.function.clone(), frame.file.clone(), frame.line);
         if let Some(id) = self.locations.get(&key) {
             return *id;
         }
-        let function_id = self.function(&frame);
+        let function_id = self.function(frame);
         let id = self.profile.location.len() as u64 + 1;
         let line = Line { function_id, line: frame.line.into() };
         self.profile.location.push(Location { id, line: vec![line] });
