@@ -23,6 +23,7 @@ pub(crate) static SOCKET: Socket = Socket {
     template: "SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE",
     instance_usage: "Instance name to substitute into socket templates (env SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE).",
     missing_template: " SPIRE_AGENT_PUBLIC_SOCKET_TEMPLATE environment variable must be defined when using the instance flag",
+    dialed: "",
 };
 
 const ADMIN_SOCKET: &str = "/tmp/spire-agent/private/admin.sock";
@@ -35,10 +36,11 @@ fn declare_admin(flags: &mut FlagSet) {
 
 /// A channel to the admin socket.
 fn admin_channel(flags: &FlagSet) -> Channel {
-    client::channel(match flags.str("socketPath") {
+    let path = match flags.str("socketPath") {
         "" => ADMIN_SOCKET.to_owned(),
         path => path.to_owned(),
-    })
+    };
+    client::channel(path, "//")
 }
 
 /// Carries out `spire-agent <args>` and returns the exit code.
@@ -48,6 +50,7 @@ pub fn main(args: &[String], env: &mut Env, program: Program) -> i32 {
         version: steeple_runtime::version::VERSION.to_owned(),
         verbs: verbs(),
         program,
+        socket: None,
         run_flags,
         run_synopsis: ["Runs the agent", "Validates a SPIRE agent configuration file"],
     }

@@ -23,6 +23,8 @@ pub(crate) struct Socket {
     pub(crate) template: &'static str,
     pub(crate) instance_usage: &'static str,
     pub(crate) missing_template: &'static str,
+    /// What a failure to connect shows before the path, as SPIRE does.
+    pub(crate) dialed: &'static str,
 }
 
 impl Socket {
@@ -57,12 +59,13 @@ impl Socket {
 
     /// A channel to the resolved socket; it connects with the first call.
     pub(crate) fn channel(&self, flags: &FlagSet, env: &Env) -> Result<Channel, Failure> {
-        Ok(channel(self.resolve(flags, env)?))
+        Ok(channel(self.resolve(flags, env)?, self.dialed))
     }
 }
 
-/// A channel to a Unix socket; it connects with the first call.
-pub(crate) fn channel(path: String) -> Channel {
+/// A channel to a Unix socket; it connects with the first call. A failure shows `dialed` before
+/// the path.
+pub(crate) fn channel(path: String, dialed: &'static str) -> Channel {
     let path = path.strip_prefix("unix://").map(str::to_owned).unwrap_or(path);
     Endpoint::from_static("http://localhost").connect_with_connector_lazy(tower::service_fn(
         move |_| {
@@ -71,7 +74,7 @@ pub(crate) fn channel(path: String) -> Channel {
                 UnixStream::connect(&path).await.map(TokioIo::new).map_err(|error| {
                     io::Error::new(
                         error.kind(),
-                        format!("dial unix {path}: connect: {}", env::describe(&error)),
+                        format!("dial unix {dialed}{path}: connect: {}", env::describe(&error)),
                     )
                 })
             }
@@ -131,7 +134,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_socket_is_told_as_grpc_go_tells_it() {
-        let channel = channel("/nonexistent/api.sock".to_owned());
+        let channel = channel("/nonexistent/api.sock".to_owned(), "");
         let mut client = tonic_health::pb::health_client::HealthClient::new(channel);
         let status = client
             .check(tonic_health::pb::HealthCheckRequest { service: String::new() })

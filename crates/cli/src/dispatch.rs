@@ -5,6 +5,7 @@ use std::fmt::Write as _;
 use async_trait::async_trait;
 
 use crate::Env;
+use crate::client::Socket;
 use crate::completion;
 use crate::flags::{FlagError, FlagSet};
 
@@ -79,6 +80,8 @@ pub(crate) struct Commands {
     pub(crate) version: String,
     pub(crate) verbs: Vec<Box<dyn Verb>>,
     pub(crate) program: Program,
+    /// The socket that all verbs share, if they do: it is found before a verb looks at its flags.
+    pub(crate) socket: Option<&'static Socket>,
     pub(crate) run_flags: fn(&mut FlagSet),
     /// Synopses of `run` and `validate`.
     pub(crate) run_synopsis: [&'static str; 2],
@@ -129,6 +132,10 @@ impl Commands {
             _ => {}
         }
         let Some(verb) = self.verb(path) else { return 127 };
+        if let Some(Err(failure)) = self.socket.map(|socket| socket.resolve(flags, env)) {
+            env.err(&format!("Error: {}\n", failure.0));
+            return 1;
+        }
         let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
             Ok(runtime) => runtime,
             Err(error) => {

@@ -35,6 +35,7 @@ pub(crate) static SOCKET: Socket = Socket {
     template: "SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE",
     instance_usage: "Instance name to substitute into socket templates (env SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE).",
     missing_template: "you must define SPIRE_SERVER_PRIVATE_SOCKET_TEMPLATE to use the instance flag",
+    dialed: "//",
 };
 
 /// Carries out `spire-server <args>` and returns the exit code.
@@ -44,6 +45,7 @@ pub fn main(args: &[String], env: &mut Env, program: Program) -> i32 {
         version: steeple_runtime::version::VERSION.to_owned(),
         verbs: verbs(env),
         program,
+        socket: Some(&SOCKET),
         run_flags,
         run_synopsis: ["Runs the server", "Validates a SPIRE server configuration file"],
     }
