@@ -306,7 +306,18 @@ def nested_flow(levels):
 
 
 def test_three_levels_rotate_from_the_root_down(nested):
-    nested_flow(nested(None, None, None))
+    root, middle, leaf = levels = nested(None, None, None)
+    nested_flow(levels)
+
+    # A server that starts again goes on with its CA, although nobody above is there.
+    for level, above in [(leaf, middle), (middle, root)]:
+        kept = level.authority()["authority_id"]
+        level.server.daemon.kill()
+        above.server.daemon.kill()
+        level.server.start()
+        assert level.authority()["authority_id"] == kept
+        above.server.start()
+    dial(leaf, root)
 
 
 def test_three_levels_with_spire_above_and_below(nested, spire):

@@ -39,11 +39,20 @@ pub(crate) struct Upstream {
     root_updates: Fresh<Vec<X509Authority>>,
     /// Keys after those of the last publication.
     key_updates: Fresh<Vec<JwtAuthority>>,
-    /// Roots that the upstream calls tainted and our bundle does not yet (CA-13).
-    tainted: Mutex<Vec<Certificate>>,
+    /// Roots that the upstream calls tainted.
+    tainted: Mutex<Tainted>,
     tainted_added: Notify,
     /// It was said that JWT keys cannot be published.
     said_no_jwt: AtomicBool,
+}
+
+/// Roots that the upstream calls tainted (CA-13).
+#[derive(Default)]
+struct Tainted {
+    /// What is under them is still to be replaced.
+    open: Vec<Certificate>,
+    /// Nothing of ours is under them any more.
+    done: Vec<Certificate>,
 }
 
 /// The newest stream of a kind, until somebody takes it up; it ends the one before.
@@ -176,12 +185,14 @@ impl Upstream {
         for root in roots {
             match known.iter().find(|known| known.certificate == root.certificate) {
                 None => drop(addition.add_x509_authority(root.clone())),
-                Some(known) if root.tainted && !known.tainted => {
-                    self.begin_taint(&root.certificate);
+                // Another server on our database may have marked it before we could act on it.
+                Some(known) if root.tainted => {
+                    self.begin_taint(&root.certificate, !known.tainted);
                 }
                 Some(_) => {}
             }
         }
+        self.forget_tainted(roots);
         let named = |id: &str| roots.iter().any(|root| root.certificate.authority_id() == id);
         for gone in known.iter().filter(|root| root.tainted) {
             let id = gone.certificate.authority_id();
@@ -204,27 +215,36 @@ impl Upstream {
         Ok(bundle)
     }
 
-    fn begin_taint(&self, root: &Certificate) {
+    fn begin_taint(&self, root: &Certificate, is_news: bool) {
         let mut tainted = self.tainted.lock().unwrap_or_else(PoisonError::into_inner);
-        if tainted.contains(root) {
+        if tainted.open.contains(root) || tainted.done.contains(root) {
             return;
         }
-        tracing::info!(
-            subsystem_name = SUBSYSTEM,
-            subject_key_id = root.subject_key_id().map(authority_id),
-            "X.509 authority tainted"
-        );
-        tainted.push(root.clone());
+        if is_news {
+            tracing::info!(
+                subsystem_name = SUBSYSTEM,
+                subject_key_id = root.subject_key_id().map(authority_id),
+                "X.509 authority tainted"
+            );
+        }
+        tainted.open.push(root.clone());
         self.tainted_added.notify_one();
     }
 
     fn tainted(&self) -> Vec<Certificate> {
-        self.tainted.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.tainted.lock().unwrap_or_else(PoisonError::into_inner).open.clone()
     }
 
-    fn tainted_done(&self, done: &[Certificate]) {
+    fn tainted_done(&self, done: Vec<Certificate>) {
         let mut tainted = self.tainted.lock().unwrap_or_else(PoisonError::into_inner);
-        tainted.retain(|root| !done.contains(root));
+        tainted.open.retain(|root| !done.contains(root));
+        tainted.done.extend(done);
+    }
+
+    /// Forgets about roots that the upstream no longer names.
+    fn forget_tainted(&self, roots: &[X509Authority]) {
+        let mut tainted = self.tainted.lock().unwrap_or_else(PoisonError::into_inner);
+        tainted.done.retain(|done| roots.iter().any(|root| root.certificate == *done));
     }
 
     fn bundle_changed(&self) {

@@ -116,7 +116,7 @@ impl Upstream {
             );
             match manager.replace_tainted(&tainted).await {
                 Ok(()) => {
-                    self.tainted_done(&tainted);
+                    self.tainted_done(tainted);
                     backoff.reset();
                 }
                 Err(error) => {

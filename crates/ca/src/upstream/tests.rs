@@ -555,3 +555,30 @@ async fn an_operator_can_look_while_the_upstream_hangs() {
     let (prepared, ()) = tokio::join!(preparing, looking);
     assert!(prepared.unwrap_err().to_string().contains("no answer within 60 seconds"));
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_root_that_another_server_has_marked_already_is_replaced_here_too() {
+    let scene = Scene::new().await;
+    let (send, receive) = mpsc::unbounded_channel();
+    *scene.above.bundles.lock().unwrap() = Some(receive);
+    let manager = scene.started().await;
+    let old = scene.above.id();
+    scene.above.rotate().await;
+    scene.above.mark_tainted(&old);
+    scene.world.durable().bundle.as_mut().unwrap().x509_authorities[0].tainted = true;
+    send.send(Ok(scene.above.bundle())).unwrap();
+    let (stop, watcher) = drain::channel();
+    let mut tainted = manager.tainted_authorities();
+    let script = async {
+        let told = tainted.wait_for(|all| !all.is_empty());
+        let _ = tokio::time::timeout(HOUR, told).await.unwrap();
+        assert_eq!(scene.verifies_under(&manager).await, scene.above.id());
+        // Hearing it again is no reason to make another.
+        let minted = *scene.above.minted.lock().unwrap();
+        send.send(Ok(scene.above.bundle())).unwrap();
+        tokio::time::sleep(HOUR / 10).await;
+        assert_eq!(*scene.above.minted.lock().unwrap(), minted);
+        stop.drain(Duration::from_secs(1)).await;
+    };
+    tokio::join!(manager.clone().run(watcher), script);
+}
