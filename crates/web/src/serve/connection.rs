@@ -68,6 +68,8 @@ pub(super) async fn run<S, H, F>(
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
+            // As Go writes them, for whoever compares by the letter.
+            .title_case_headers(true)
             // The guard does that, and lets a connection idle for longer.
             .header_read_timeout(None)
             .max_buf_size(limits.head_size.max(8192) as usize);

@@ -111,7 +111,7 @@ async fn a_request_is_answered_and_head_gets_the_length_only() {
     assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
     assert!(answer.ends_with("\r\n\r\n/hello"), "{answer}");
     let answer = server.raw(&get("/hello").replace("GET", "HEAD")).await;
-    assert!(answer.contains("content-length: 6\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
+    assert!(answer.contains("Content-Length: 6\r\n") && answer.ends_with("\r\n\r\n"), "{answer}");
     let posted =
         "POST /body HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc";
     assert!(server.raw(posted).await.ends_with("3 bytes"));
