@@ -2,9 +2,12 @@
 
 import json
 import os
+import random
 import shutil
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -133,6 +136,38 @@ def test_rotations_leave_one_key_in_each_slot(servers, hsm, tmp_path):
     mint(server, tmp_path / "after")
     assert server.json("bundle", "show")["x509_authorities"] == bundle["x509_authorities"]
     assert hsm.labels() == expected
+
+
+def test_kills_in_the_midst_of_rotations_lose_no_authority(servers, hsm, tmp_path):
+    server = servers().start()
+    random.seed(5)
+    begun, acknowledged = [], []
+
+    def rotate(stop):
+        while not stop.is_set():
+            try:
+                prepared = server.json("localauthority", "x509", "prepare")["prepared_authority"]["authority_id"]
+                begun.append(prepared)
+                server.cli("localauthority", "x509", "activate", "-authorityID", prepared)
+                acknowledged.append(prepared)
+            except (AssertionError, OSError, ValueError):
+                time.sleep(0.02)  # the server is down: that is the point
+
+    for _ in range(8):
+        stop = threading.Event()
+        worker = threading.Thread(target=rotate, args=[stop])
+        worker.start()
+        time.sleep(random.uniform(0.05, 0.7))
+        server.daemon.kill()
+        stop.set()
+        worker.join()
+        server.start()
+        active = server.json("localauthority", "x509", "show")["active"]["authority_id"]
+        if acknowledged:
+            # The last one that was acknowledged, or one whose acknowledgement was lost.
+            assert active in begun[begun.index(acknowledged[-1]) :]
+        mint(server, tmp_path / "minted")
+    assert acknowledged, "nothing rotated"
 
 
 def test_two_servers_share_a_token(servers, hsm, tmp_path):

@@ -88,7 +88,11 @@ impl KeyManager for Keys {
             return Err(error(Code::InvalidArgument, format!("{FAILED}key id is too long")));
         }
         let (inner, id) = (Arc::clone(&self.0), id.to_owned());
-        let making = Arc::clone(&self.0.making).lock_owned().await;
+        let making = tokio::time::timeout(MAKE_DEADLINE, Arc::clone(&self.0.making).lock_owned());
+        let making = making.await.map_err(|_| {
+            let text = "the one before is still being made: does the token hang?";
+            error(Code::DeadlineExceeded, format!("{FAILED}{text}"))
+        })?;
         // Runs to its end even when whoever asked goes away: what is on the token is what is
         // known of it here.
         let make = move |token: &Arc<Token>| {

@@ -1,11 +1,15 @@
 //! The objects on the token: what they are called, and how one takes the place of another.
 //!
 //! Both halves of a key have the label `steeple/<trust domain>/<key identifier>/<key id>`, and an
-//! id (CKA_ID) of a digest of the label and a version that counts up. Of several versions of a
-//! key **the lowest counts**: a successor is made beside it, has to prove itself, and takes its
-//! place by the destruction of what is lower. Nothing is destroyed at any other time, so whatever
-//! moment a process dies at, the key that was acknowledged last is there and is the one that
-//! counts.
+//! id (CKA_ID) of a digest of the label, a version that counts up, and random bytes. Of several
+//! versions of a key **the lowest counts**: a successor is made beside it, has to prove itself,
+//! and takes its place by the destruction of what is lower. Nothing is destroyed at any other
+//! time, so whatever moment a process dies at, the key that was acknowledged last is there and is
+//! the one that counts.
+//!
+//! A process that dies while the token makes a pair may leave one half, or one without a label.
+//! And others may write to the token. So a public half is believed only after the private one has
+//! signed something that it verifies.
 
 use std::collections::BTreeMap;
 
@@ -39,6 +43,7 @@ pub(super) struct Found {
 /// One version of a key.
 struct Version {
     number: u64,
+    id: Vec<u8>,
     private: ObjectHandle,
 }
 
@@ -68,14 +73,19 @@ impl Names {
     /// The token's.
     pub(super) fn load(&self, session: &Session) -> Result<BTreeMap<String, Found>, Failure> {
         let wanted = [Attribute::Class(ObjectClass::PRIVATE_KEY), Attribute::Token(true)];
-        let mut versions: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+        let mut versions: BTreeMap<String, Vec<Version>> = BTreeMap::new();
         let objects = session.find_objects(&wanted)?;
         if objects.len() > MAX_OBJECTS {
             let text = format!("the token holds more than {MAX_OBJECTS} private keys");
             return Err(Failure::told(Code::ResourceExhausted, text));
         }
         for object in objects {
-            let (label, id) = label_and_id(session, object)?;
+            let (label, id) = match label_and_id(session, object) {
+                Ok(told) => told,
+                // What a death in the midst of making a key left, perhaps another server's.
+                Err(error) if error.is_about_the_object() => continue,
+                Err(error) => return Err(error),
+            };
             let Some(key_id) = std::str::from_utf8(&label)
                 .ok()
                 .and_then(|label| label.strip_prefix(self.prefix.as_str()))
@@ -83,41 +93,18 @@ impl Names {
                 continue;
             };
             if let Some(number) = version_of(&label, &id) {
-                versions.entry(key_id.to_owned()).or_default().push(number);
+                let version = Version { number, id, private: object };
+                versions.entry(key_id.to_owned()).or_default().push(version);
             }
         }
         let mut keys = BTreeMap::new();
-        for (key_id, mut numbers) in versions {
-            numbers.sort_unstable();
-            if let Some(found) = self.first_usable(session, &key_id, &numbers)? {
+        for (key_id, mut versions) in versions {
+            versions.sort_unstable_by_key(|version| version.number);
+            if let Some(found) = first_usable(session, &key_id, versions)? {
                 keys.insert(key_id, found);
             }
         }
         Ok(keys)
-    }
-
-    fn first_usable(
-        &self,
-        session: &Session,
-        key_id: &str,
-        numbers: &[u64],
-    ) -> Result<Option<Found>, Failure> {
-        let label = self.label(key_id);
-        for number in numbers {
-            let id = id_of(&label, *number);
-            if let Some(public_key) = public_key(session, &id)? {
-                return Ok(Some(Found { id, public_key }));
-            }
-            tracing::warn!(
-                plugin_type = Kind::KeyManager.name(),
-                plugin_name = NAME,
-                key_id,
-                version = number,
-                "A private key on the token is ignored: its public key is missing or of a kind \
-                 that is not supported"
-            );
-        }
-        Ok(None)
     }
 
     /// Makes the next version of a key beside those that there are.
@@ -135,7 +122,7 @@ impl Names {
         earlier.sort_unstable_by_key(|version| version.number);
         let newest = earlier.last().map_or(0, |version| version.number);
         let full = || Failure::told(Code::ResourceExhausted, "no version is left");
-        let id = id_of(&label, newest.checked_add(1).ok_or_else(full)?);
+        let id = new_id(&label, newest.checked_add(1).ok_or_else(full)?);
         let (public, private) = make(session, kind, &label, &id)?;
         Ok(Made { label, id, earlier, public, private })
     }
@@ -151,7 +138,7 @@ impl Names {
         kind: KeyType,
     ) -> Result<Found, Failure> {
         let Made { label, id, earlier, public, private } = self.make_next(session, key_id, kind)?;
-        let proved = prove(session, private, &id, kind).and_then(|public_key| {
+        let proved = check(session, private, &id, kind).and_then(|public_key| {
             // The lowest counts, so it is the last to go.
             for version in earlier.iter().rev() {
                 session.destroy_object(version.private).map_err(|error| {
@@ -222,8 +209,29 @@ fn make(
     Ok(session.generate_key_pair(&mechanism, &public, &private)?)
 }
 
-/// A key that was just made is of the kind asked for, stays where it is, and signs.
-fn prove(
+/// The first version that can sign.
+fn first_usable(
+    session: &Session,
+    key_id: &str,
+    versions: Vec<Version>,
+) -> Result<Option<Found>, Failure> {
+    for Version { number, id, private } in versions {
+        if let Some(public_key) = public_key(session, private, &id)? {
+            return Ok(Some(Found { id, public_key }));
+        }
+        tracing::warn!(
+            plugin_type = Kind::KeyManager.name(),
+            plugin_name = NAME,
+            key_id,
+            version = number,
+            "A private key on the token is ignored: no public key beside it verifies what it signs"
+        );
+    }
+    Ok(None)
+}
+
+/// A key that was just made stays where it is, signs, and is of the kind asked for.
+fn check(
     session: &Session,
     private: ObjectHandle,
     id: &[u8],
@@ -237,16 +245,33 @@ fn prove(
     if !stays {
         return Err(refused("the token made a key that could be taken out of it"));
     }
-    let public_key = public_key(session, id)?
+    public_key(session, private, id)?
         .filter(|key| key.key_type() == Some(kind))
-        .ok_or_else(|| refused("the token did not make a key of the kind asked for"))?;
-    let algorithm = SignatureAlgorithm::default_for(public_key.kind());
-    let input = Input::new(public_key.kind(), algorithm, PROOF).expect("the default fits");
-    let signature = input.sign(session, private)?;
-    public_key
-        .verify(algorithm, PROOF, &signature)
-        .map_err(|_| refused("the token does not sign with the key that it made"))?;
-    Ok(public_key)
+        .ok_or_else(|| refused("the token did not make a key of the kind asked for that signs"))
+}
+
+/// The public half of a private key, as it has just proved; `None` when there is none of a kind
+/// that we make.
+fn public_key(
+    session: &Session,
+    private: ObjectHandle,
+    id: &[u8],
+) -> Result<Option<PublicKey>, Failure> {
+    let wanted = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(id.to_vec())];
+    for object in session.find_objects(&wanted)?.into_iter().take(MAX_PUBLIC) {
+        let Some(candidate) = read_public_key(session, object)? else { continue };
+        let algorithm = SignatureAlgorithm::default_for(candidate.kind());
+        let input = Input::new(candidate.kind(), algorithm, PROOF).expect("the default fits");
+        match input.sign(session, private) {
+            Ok(signature) if candidate.verify(algorithm, PROOF, &signature).is_ok() => {
+                return Ok(Some(candidate));
+            }
+            Ok(_) => {}
+            Err(error) if error.is_about_the_key() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(None)
 }
 
 /// The versions of one key.
@@ -256,25 +281,22 @@ fn versions(session: &Session, label: &[u8]) -> Result<Vec<Version>, Failure> {
     for private in session.find_objects(&wanted)? {
         let (label, id) = label_and_id(session, private)?;
         if let Some(number) = version_of(&label, &id) {
-            versions.push(Version { number, private });
+            versions.push(Version { number, id, private });
         }
     }
     Ok(versions)
 }
 
-/// The public half that belongs to an id; `None` when there is none of a kind that we make.
-fn public_key(session: &Session, id: &[u8]) -> Result<Option<PublicKey>, Failure> {
-    let wanted = [Attribute::Class(ObjectClass::PUBLIC_KEY), Attribute::Id(id.to_vec())];
-    let objects = session.find_objects(&wanted)?;
-    let Some(object) = objects.first() else { return Ok(None) };
+/// What a public key object says; `None` when it is of no kind that we make.
+fn read_public_key(session: &Session, object: ObjectHandle) -> Result<Option<PublicKey>, Failure> {
     let asked = [AttributeType::KeyType];
-    let key_type = session.get_attributes(*object, &asked)?.into_iter().find_map(|it| match it {
+    let key_type = session.get_attributes(object, &asked)?.into_iter().find_map(|it| match it {
         Attribute::KeyType(key_type) => Some(key_type),
         _ => None,
     });
     let made = match key_type {
-        Some(TokenKeyType::EC) => ec_public_key(session, *object)?,
-        Some(TokenKeyType::RSA) => rsa_public_key(session, *object)?,
+        Some(TokenKeyType::EC) => ec_public_key(session, object)?,
+        Some(TokenKeyType::RSA) => rsa_public_key(session, object)?,
         _ => None,
     };
     Ok(made.filter(|key| key.key_type().is_some()))
@@ -338,20 +360,25 @@ fn label_and_id(session: &Session, object: ObjectHandle) -> Result<(Vec<u8>, Vec
     Ok((label, id))
 }
 
-/// Half a digest of the label, then the version.
-fn id_of(label: &[u8], version: u64) -> Vec<u8> {
+/// Part of a digest of the label, then the version, then what no other pair has: half a pair that
+/// was left behind must not be taken for half of this one.
+fn new_id(label: &[u8], version: u64) -> Vec<u8> {
     let mut id = Sha256::of(label)[..8].to_vec();
     id.extend_from_slice(&version.to_be_bytes());
+    id.extend_from_slice(&uuid::Uuid::new_v4().as_bytes()[8..]);
     id
 }
 
 fn version_of(label: &[u8], id: &[u8]) -> Option<u64> {
-    let (digest, version) = id.split_at_checked(8)?;
+    let (digest, rest) = id.split_at_checked(8)?;
+    let (version, random) = rest.split_at_checked(8)?;
     let version = u64::from_be_bytes(version.try_into().ok()?);
-    (Sha256::of(label)[..8] == *digest).then_some(version)
+    (random.len() == 8 && Sha256::of(label)[..8] == *digest).then_some(version)
 }
 
-/// What a new key signs first.
+/// More public halves under one id than anybody but an enemy makes.
+const MAX_PUBLIC: usize = 8;
+/// What a key signs to prove itself.
 const PROOF: &[u8] = b"steeple: does this key sign?";
 /// More than any token of a server's keys holds.
 const MAX_OBJECTS: usize = 100_000;

@@ -201,6 +201,59 @@ fn a_successor_that_was_not_acknowledged_does_not_count() {
 }
 
 #[test]
+fn half_a_pair_or_a_wrong_one_is_not_taken_for_a_key() {
+    on_softhsm("half_a_pair_or_a_wrong_one_is_not_taken_for_a_key", async |_| {
+        let manager = open(&ours("one"));
+        let key = manager.generate_key("id", KeyType::EcP256).await.unwrap();
+        manager.generate_key("other", KeyType::EcP256).await.unwrap();
+        // What a death in the midst of making a pair leaves, and what an enemy may put there:
+        // public halves under the id of another key, some of them found first.
+        let token = token();
+        let class = |class, label: &str| {
+            let label = format!("steeple/example.org/one/{label}").into_bytes();
+            vec![Attribute::Class(class), Attribute::Label(label)]
+        };
+        token
+            .with_session(|open| {
+                let id = class(ObjectClass::PRIVATE_KEY, "id");
+                let id = open.session.find_objects(&id)?[0];
+                let id = open.session.get_attributes(id, &[AttributeType::Id])?.remove(0);
+                let other = class(ObjectClass::PUBLIC_KEY, "other");
+                let other = open.session.find_objects(&other)?[0];
+                for _ in 0..3 {
+                    open.session.copy_object(other, std::slice::from_ref(&id))?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        for _ in 0..5 {
+            let found = open(&ours("one")).key("id").await.unwrap().unwrap();
+            assert!(found.public_key() == key.public_key());
+        }
+        // A private half without a public one is no key, and in nobody's way.
+        token
+            .with_session(|open| {
+                let mut wanted = class(ObjectClass::PUBLIC_KEY, "other");
+                wanted.truncate(2);
+                for object in open.session.find_objects(&wanted)? {
+                    open.session.destroy_object(object)?;
+                }
+                Ok(())
+            })
+            .unwrap();
+        let manager = open(&ours("one"));
+        assert!(manager.key("other").await.unwrap().is_none());
+        manager.generate_key("other", KeyType::EcP384).await.unwrap();
+        let found = open(&ours("one")).key("other").await.unwrap().unwrap();
+        signs_384(&found).await;
+    });
+}
+
+async fn signs_384(key: &Arc<dyn Signer>) {
+    key.sign(SignatureAlgorithm::EcdsaSha384, b"m").await.unwrap();
+}
+
+#[test]
 fn lost_sessions_are_opened_again() {
     on_softhsm("lost_sessions_are_opened_again", async |_| {
         let manager = open(&ours("one"));
@@ -264,6 +317,10 @@ fn what_is_wrong_is_told_by_name() {
             "keymanager(pkcs11): token \"ours\" refuses the PIN (PinIncorrect); it is not tried \
              again, lest the token locks: mend the PIN and restart"
         );
+        let without = settings(&format!("token_label = \"ours\"\n{identifier}"));
+        let told = refusal(&without);
+        let expected = "token \"ours\" wants a PIN: set pin, pin_file or pin_env";
+        assert_eq!(told, format!("keymanager(pkcs11): {expected}"));
         let missing = "module_path = \"/no/such.so\"\nslot_id = 0\nkey_identifier_value = \"a\"";
         let told = refusal(&Block::parse(missing).unwrap());
         assert!(told.starts_with("keymanager(pkcs11): unable to load module /no/such.so: "));

@@ -95,6 +95,28 @@ impl Failure {
         }
     }
 
+    /// An object cannot be read, though the token can.
+    pub(super) fn is_about_the_object(&self) -> bool {
+        use RvError as Rv;
+        let Self::Module(Error::Pkcs11(reason, _)) = self else { return false };
+        matches!(reason, Rv::ObjectHandleInvalid | Rv::GeneralError | Rv::FunctionFailed)
+    }
+
+    /// A private key and a mechanism do not go together.
+    pub(super) fn is_about_the_key(&self) -> bool {
+        use RvError as Rv;
+        let Self::Module(Error::Pkcs11(reason, _)) = self else { return false };
+        matches!(
+            reason,
+            Rv::KeyTypeInconsistent
+                | Rv::KeyFunctionNotPermitted
+                | Rv::KeySizeRange
+                | Rv::MechanismInvalid
+                | Rv::DataLenRange
+                | Rv::DataInvalid
+        )
+    }
+
     /// The session or the token is gone, so that another session may do better.
     fn is_lost(&self) -> bool {
         matches!(self, Self::Module(Error::Pkcs11(reason, _)) if is_away(*reason))
@@ -255,7 +277,12 @@ impl Token {
         };
         let anchor = self.module.open_ro_session(slot)?;
         let pin = self.config.pin().map_err(|text| Failure::told(Code::InvalidArgument, text))?;
-        if pin.is_some() || self.module.get_token_info(slot)?.login_required() {
+        let info = self.module.get_token_info(slot)?;
+        if pin.is_none() && info.login_required() && !info.protected_authentication_path() {
+            let text = format!("{} wants a PIN: set pin, pin_file or pin_env", self.config.token);
+            return Err(Failure::told(Code::InvalidArgument, text));
+        }
+        if pin.is_some() || info.login_required() {
             let pin = pin.map(|pin| AuthPin::from(pin.as_str()));
             match anchor.login(UserType::User, pin.as_ref()) {
                 Ok(()) | Err(Error::Pkcs11(RvError::UserAlreadyLoggedIn, _)) => {}
@@ -313,7 +340,6 @@ const fn is_about_the_pin(reason: RvError) -> bool {
             | RvError::PinLenRange
             | RvError::PinLocked
             | RvError::UserPinNotInitialized
-            | RvError::ArgumentsBad
     )
 }
 
