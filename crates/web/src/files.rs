@@ -16,6 +16,7 @@ use steeple_net::tls::provider;
 use steeple_pki::pem;
 use steeple_runtime::drain::{Tasks, Watcher};
 use steeple_runtime::{duration, fsx};
+use zeroize::Zeroizing;
 
 /// The largest file that is read, in bytes.
 const MAX_LEN: u64 = 1024 * 1024;
@@ -192,9 +193,10 @@ fn load(files: &CertFiles) -> Result<CertifiedKey, CertFileError> {
     })
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, CertFileError> {
+fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, CertFileError> {
     fsx::read_limited(path, MAX_LEN)
         .and_then(|found| found.ok_or_else(|| io::ErrorKind::NotFound.into()))
+        .map(Zeroizing::new)
         .map_err(|source| CertFileError::Read { path: path.to_owned(), source })
 }
 

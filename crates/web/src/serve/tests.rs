@@ -389,6 +389,49 @@ async fn http2_and_http1_are_spoken_over_tls_as_the_client_likes() {
     server.stop().await;
 }
 
+/// A handshake that agreed on HTTP/2, and nothing after it yet.
+async fn http2_stream(server: &Running, ca: &Ca) -> tokio_rustls::client::TlsStream<TcpStream> {
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(ca.der()).unwrap();
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    let stream = TcpStream::connect(server.address).await.unwrap();
+    let name = ServerName::try_from("a.test").unwrap();
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.unwrap()
+}
+
+#[tokio::test]
+async fn http2_connections_without_a_preface_or_a_request_are_closed() {
+    let (ca, dir) = (Ca::new(None), tempfile::tempdir().unwrap());
+    let files = CertSource::Files(write_pair(dir.path(), &ca.dns()));
+    let limits = Limits { idle: SHORT, ..brisk() };
+    let server = start(Some(tls(files, ClientAuth::None).await), limits).await;
+    let mut silent = http2_stream(&server, &ca).await;
+    read_all(&mut silent).await;
+
+    let stream = TokioIo::new(http2_stream(&server, &ca).await);
+    let (mut sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), stream).await.unwrap();
+    let request = http::Request::get("https://a.test/slow").body(Empty::<Bytes>::new()).unwrap();
+    let exchange = async {
+        // It takes longer than a connection may be idle, and is waited for.
+        let answered = sender.send_request(request).await.unwrap();
+        assert_eq!(answered.into_body().collect().await.unwrap().to_bytes(), "at last");
+        // The sender lives on, so that it is the server that closes.
+        std::future::pending::<()>().await;
+    };
+    tokio::select! {
+        () = exchange => {}
+        ended = timeout(LONG, connection) => drop(ended.expect("it is closed in time")),
+    }
+    assert_eq!(server.seen.load(Ordering::SeqCst), 1);
+    server.stop().await;
+}
+
 #[tokio::test]
 async fn a_client_authority_lets_its_clients_in_and_no_others() {
     let (ca, other, dir) = (Ca::new(None), Ca::new(None), tempfile::tempdir().unwrap());
