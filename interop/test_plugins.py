@@ -452,3 +452,35 @@ def test_plugins_metrics_are_among_the_hosts(bins, keep, tmp_path):
     ).start())
     fetch = lambda: subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/metrics"], capture_output=True, text=True).stdout
     wait_until(lambda: re.search(r"^\w*testplugin_loaded(\{.*\})? 1$", fetch(), re.M), "the plugin's counter")
+
+
+@pytest.fixture(scope="session")
+def rust_plugin():
+    """The example of the Rust SDK."""
+    root = HERE.parent
+    command = ["cargo", "build", "--quiet", "--locked", "-p", "steeple-plugin-sdk", "--example", "workload_attestor"]
+    result = subprocess.run(command, cwd=root, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr[-4000:]
+    return root / "target" / "debug" / "examples" / "workload_attestor"
+
+
+def test_a_plugin_written_in_rust_attests_for_either_agent(bins, keep, tmp_path, rust_plugin):
+    server = keep(Server(tmp_path / "server", bins=bins).start())
+    agent = keep(Agent(tmp_path / "agent", server, bins=bins))
+    digest = hashlib.sha256(rust_plugin.read_bytes()).hexdigest()
+    configured(agent, "WorkloadAttestor", f"""WorkloadAttestor "environment" {{
+        plugin_cmd = "{rust_plugin}"
+        plugin_checksum = "{digest}"
+        plugin_data {{ variables = ["STEEPLE_STAGE"] }}
+    }}""")
+    agent.start(server.token())
+    server.entry("/staged", agent.id(), "environment:STEEPLE_STAGE=test")
+    ask = [str(agent.bins / "spire-agent"), "api", "fetch", "x509", "-socketPath", str(agent.socket), "-output", "json"]
+    staged = lambda stage: subprocess.run(ask, env={**os.environ, "STEEPLE_STAGE": stage}, capture_output=True, text=True)
+    wait_until(lambda: staged("test").returncode == 0, "the identity")
+    assert json.loads(staged("test").stdout)["svids"][0]["spiffe_id"] == f"{REALM}/staged"
+    assert staged("other").returncode != 0
+    assert lines(agent, "Variables are attested", "level=info", "plugin_name=environment", "variables=1", "subsystem_name=environment.workload_attestor")
+    assert agent.stop() == 0
+    assert lines(agent, "Plugin unloaded", "plugin_name=environment")
+    assert not lines(agent, "plugin failed to exit gracefully")

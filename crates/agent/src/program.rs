@@ -14,7 +14,9 @@ use crate::error::AgentError;
 
 /// Carries out the process's command line.
 pub fn main() -> ExitCode {
-    steeple_plugin_host::exec_if_asked();
+    if let Some(code) = steeple_plugin_host::exec_if_asked() {
+        return code;
+    }
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let program = Program { run, validate };
     let code = steeple_cli::agent::main(&arguments, &mut Env::process(), program);

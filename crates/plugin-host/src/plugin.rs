@@ -181,7 +181,7 @@ impl Plugin {
                 line!(debug, "Plugin deinitialized");
             }
             Err(error) => {
-                line!(error, error = rpc_text(&error), "Failed to deinitialize plugin")
+                line!(error, error = rpc_text(&error), "Failed to deinitialize plugin");
             }
         }
         if !self.0.process.has_exited() {

@@ -7,7 +7,7 @@
 use std::ffi::{OsStr, OsString};
 use std::io;
 use std::os::unix::process::CommandExt;
-use std::process::Stdio;
+use std::process::{ExitCode, Stdio};
 use std::sync::OnceLock;
 use std::sync::mpsc;
 
@@ -27,27 +27,26 @@ pub(crate) const EXEC_FAILED: &str = "steeple-exec-failed: ";
 
 static HAS_TRAMPOLINE: OnceLock<()> = OnceLock::new();
 
-/// Becomes a plugin when the command line says so; for the first line of `main`. Returns
-/// otherwise, and plugins then die with this process.
-pub fn exec_if_asked() {
+/// Becomes a plugin when the command line says so; for the first line of `main`, which is to
+/// return what this gives. Gives nothing otherwise, and plugins then die with this process.
+pub fn exec_if_asked() -> Option<ExitCode> {
     let mut args = std::env::args_os().skip(1);
     if args.next().as_deref() != Some(OsStr::new(MARKER)) {
         let _ = HAS_TRAMPOLINE.set(());
-        return;
+        return None;
     }
     let (Some(parent), Some(program), Some(name)) = (args.next(), args.next(), args.next()) else {
-        std::process::exit(2);
+        return Some(ExitCode::from(2));
     };
     let asked = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
     // The parent may have ended before the kernel was asked.
     let alive = parent.to_str().and_then(|parent| parent.parse().ok()).and_then(Pid::from_raw)
         == rustix::process::getppid();
-    if asked.is_err() || !alive {
-        std::process::exit(2);
+    if asked.is_ok() && alive {
+        let error = std::process::Command::new(program).arg0(name).args(args).exec();
+        announce_failure(&error);
     }
-    let error = std::process::Command::new(program).arg0(name).args(args).exec();
-    announce_failure(&error);
-    std::process::exit(2);
+    Some(ExitCode::from(2))
 }
 
 #[expect(clippy::print_stdout, reason = "the host reads what a plugin prints first")]
