@@ -232,3 +232,97 @@ async fn drive<C: Future<Output = hyper::Result<()>>>(
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper_util::server::conn::auto;
+    use tokio::net::TcpListener;
+    use tokio::sync::mpsc;
+
+    use super::*;
+
+    /// What was asked: path, content type, a header, and the body.
+    type Asked = (String, String, String, Vec<u8>);
+
+    /// Answers every call with this gRPC status and tells what was asked.
+    async fn collector(status: &'static str) -> (String, mpsc::Receiver<Asked>) {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/base/", listener.local_addr().unwrap());
+        let (tell, asked) = mpsc::channel(16);
+        let tasks = steeple_runtime::Tasks::new();
+        let own = tasks.clone();
+        tasks.spawn("collector", async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                let tell = tell.clone();
+                own.spawn("connection", async move {
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let tell = tell.clone();
+                        async move {
+                            let text = |name: &str| {
+                                let value = request.headers().get(name);
+                                value.map_or("", |it| it.to_str().unwrap()).to_owned()
+                            };
+                            let (kind, token) = (text("content-type"), text("authorization"));
+                            let path = request.uri().path().to_owned();
+                            let body = request.into_body().collect().await.unwrap().to_bytes();
+                            tell.send((path, kind, token, body.to_vec())).await.unwrap();
+                            let mut trailers = HeaderMap::new();
+                            trailers.insert("grpc-status", HeaderValue::from_static(status));
+                            let frames = [Ok::<_, Infallible>(Frame::<Bytes>::trailers(trailers))];
+                            let body = StreamBody::new(tokio_stream::iter(frames));
+                            Ok::<_, Infallible>(http::Response::new(body))
+                        }
+                    });
+                    let io = TokioIo::new(stream);
+                    let server = auto::Builder::new(TokioExecutor::new());
+                    let _ = server.serve_connection(io, service).await;
+                });
+            }
+        });
+        (url, asked)
+    }
+
+    fn poster(url: &str, wire: Wire) -> Poster {
+        let headers = [("authorization", "Bearer x")];
+        Poster::new(url, headers, wire, Duration::from_secs(20)).unwrap()
+    }
+
+    #[tokio::test]
+    async fn messages_go_as_they_are_or_as_grpc_calls() {
+        let (url, mut asked) = collector("0").await;
+        poster(&url, Wire::Http).post("/v1/metrics", b"abc".to_vec()).await.unwrap();
+        let (path, kind, token, body) = asked.recv().await.unwrap();
+        assert_eq!((path.as_str(), kind.as_str()), ("/base/v1/metrics", "application/x-protobuf"));
+        assert_eq!((token.as_str(), body.as_slice()), ("Bearer x", b"abc".as_slice()));
+
+        poster(&url, Wire::Grpc).post("/pkg.Service/Export", b"abc".to_vec()).await.unwrap();
+        let (path, kind, token, body) = asked.recv().await.unwrap();
+        assert_eq!(
+            (path.as_str(), kind.as_str()),
+            ("/base/pkg.Service/Export", "application/grpc")
+        );
+        assert_eq!((token.as_str(), body.as_slice()), ("Bearer x", b"\0\0\0\0\x03abc".as_slice()));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_told_and_headers_never() {
+        let (url, _asked) = collector("16").await;
+        let refused = poster(&url, Wire::Grpc).post("/s/m", Vec::new()).await.unwrap_err();
+        assert!(matches!(refused, PostError::Grpc(16)), "{refused}");
+        assert!(!format!("{:?}", poster(&url, Wire::Grpc)).contains("Bearer"));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let silent = format!("http://{}", listener.local_addr().unwrap());
+        let silent = Poster::new(&silent, [], Wire::Http, Duration::from_millis(100)).unwrap();
+        let error = silent.post("/x", Vec::new()).await.unwrap_err();
+        assert!(matches!(error, PostError::Timeout(_)), "{error}");
+        for bad in ["", "ftp://h", "http://"] {
+            assert!(Poster::new(bad, [], Wire::Http, Duration::from_secs(1)).is_err(), "{bad:?}");
+        }
+    }
+}
