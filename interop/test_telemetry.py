@@ -10,7 +10,7 @@ import socket
 import ssl
 import subprocess
 import threading
-
+import time
 import urllib.error
 import urllib.parse
 import urllib.request
