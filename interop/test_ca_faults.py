@@ -72,6 +72,9 @@ def test_an_expired_ca_is_replaced_at_the_start(pair):
     server.daemon.kill()
     end = max(int(state["expires_at"]) for state in shown.values() if state) + 1
     wait_until(lambda: time.time() > end, "the CA to expire", seconds=40)
+    # From here on nothing is in a hurry.
+    text = server.config.read_text().replace('ca_ttl = "15s"', 'ca_ttl = "24h"')
+    server.config.write_text(text.replace('default_x509_svid_ttl = "5s"', ""))
     server.start()
     assert active(server) != before
     assert "X509CA slot unusable" in (server.folder / "server.log").read_text()
