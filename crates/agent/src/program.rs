@@ -55,7 +55,7 @@ fn prepare_directories(config: &AgentConfig) -> Result<(), AgentError> {
     if let Some(directory) = config.socket_path.as_deref().and_then(Path::parent) {
         make_directory(directory, "Creating spire agent UDS directory")?;
     }
-    umask::tighten();
+    umask::report(umask::tighten());
     if let Some(directory) = config.admin_socket_path.as_deref().and_then(Path::parent) {
         make_directory(directory, "Creating admin UDS directory")?;
     }

@@ -133,7 +133,9 @@ impl Server {
             );
         }
         plugins.close().await;
+        tracing::debug!(subsystem_name = "catalog", "Closing DataStore");
         store.close().await;
+        tracing::info!(subsystem_name = "catalog", "DataStore closed");
         drop(telemetry);
         outcome
     }
@@ -196,6 +198,7 @@ impl Server {
         let mut notify = Notify::new(Arc::new(bundle), notifiers, publishers);
         notify.bundle_loaded().await?;
         let poll = config.experimental.cache_reload_interval.unwrap_or(POLL).min(POLL);
+        tracing::info!(subsystem_name = "endpoints", "Building in-memory entry cache");
         let (index, index_task) = AuthorizedIndex::load(
             Arc::clone(&store),
             Arc::clone(&self.clock),
@@ -207,6 +210,7 @@ impl Server {
         )
         .await
         .map_err(ServerError::Index)?;
+        tracing::info!(subsystem_name = "endpoints", "Completed building in-memory entry cache");
         Ok(Opened { plugins, store, manager, notify, svid, index, index_task, lost_database })
     }
 

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steeple_net::proxy::Ranges;
 use steeple_net::serve::{Limits, serve};
@@ -120,13 +120,18 @@ async fn tell_of(
     log("Starting Server APIs");
     tokio::pin!(serving);
     tokio::select! {
-        () = &mut serving => {}
+        biased;
         () = drain.signalled() => {
             log("Stopping Server APIs");
             log("Attempting graceful stop");
+            let begun = Instant::now();
             // At most the grace of the limits, then what is still open is cut off.
             serving.await;
+            if begun.elapsed() < GRACE {
+                log("Graceful stop successful");
+            }
         }
+        () = &mut serving => {}
     }
     log("Server APIs have stopped");
 }

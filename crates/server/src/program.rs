@@ -32,11 +32,12 @@ fn run(flags: &FlagSet, env: &mut Env) -> i32 {
         Err(problems) => return fail(env, &format!("{problems}\n")),
     };
     // Before the log file, the first file that is written.
-    umask::tighten();
+    let tightened = umask::tighten();
     let log = match log::init(&config.log) {
         Ok(log) => log,
         Err(error) => return fail(env, &format!("could not start logger: {error}\n")),
     };
+    umask::report(tightened);
     rlimit::raise_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
