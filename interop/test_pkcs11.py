@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -12,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from harness import HERE, Server, wait_until
+from harness import HERE, Agent, Server, wait_until
 
 PIN = "1234"
 MODULES = [
@@ -181,6 +182,34 @@ def test_two_servers_share_a_token(servers, hsm, tmp_path):
     assert other.stop() == 0
     other.start()
     assert other.json("bundle", "show")["x509_authorities"] == before, "the identifier file was kept"
+
+
+def test_an_agent_keeps_its_identity_on_a_token(servers, hsm, tmp_path):
+    server = servers().start()
+    agent = Agent(tmp_path / "agent", server)
+    text, found = re.subn(
+        r'KeyManager "\w+" \{ plugin_data \{.*?\} \}',
+        f"""KeyManager "pkcs11" {{ plugin_data {{
+            module_path = "{hsm.module}"
+            token_label = "spire"
+            pin_env = "SPIRE_HSM_PIN"
+            key_identifier_value = "agent-1"
+        }} }}""",
+        agent.config.read_text(),
+    )
+    assert found == 1
+    agent.config.write_text(text)
+    try:
+        agent.start(server.token())
+        identity = agent.id()
+        agent.stop()
+        agent.start()
+        assert agent.id() == identity, "no new attestation"
+        labels = [key["label"] for key in hsm.keys() if "/agent-1/" in key["label"]]
+        assert len(labels) == 1 and labels[0].startswith("steeple/example.org/agent-1/agent-svid-"), labels
+    finally:
+        if agent.daemon:
+            agent.daemon.kill()
 
 
 def test_what_is_wrong_is_said_at_start_and_no_pin_is_logged(servers, hsm):
