@@ -104,6 +104,8 @@ pub async fn serve<H, F>(
     H: Fn(Request) -> F + Send + Sync + 'static,
     F: Future<Output = Response> + Send + 'static,
 {
+    // Whoever drains waits until the socket's file is gone, too.
+    let held = drain.clone();
     let server = Server { tasks: Tasks::new(), handler: Arc::new(handler), limits, drain };
     match (listener.0, tls) {
         (Kind::Tcp(listener), Some(tls)) => server.run_tls(listener, tls).await,
