@@ -239,8 +239,7 @@ impl Bundles {
         authority: Option<RawJwtAuthority>,
     ) -> Result<Vec<JwtAuthority>, BundleError> {
         let authority = authority.ok_or(BundleError::NoJwtAuthority)?;
-        let mut keys =
-            jwt_authorities(&[authority]).map_err(BundleError::PublishedJwtAuthority)?;
+        let mut keys = jwt_authorities(&[authority]).map_err(BundleError::PublishedJwtAuthority)?;
         let appended = match (&self.publisher, keys.pop()) {
             (Some(manager), Some(key)) => {
                 manager.publish_jwt_key(key).await.map_err(BundleError::PublishUpward)?
