@@ -115,6 +115,7 @@ pub async fn serve<H, F>(
             drop(file);
         }
     }
+    drop(held);
 }
 
 /// A listener without TLS. A closure for `accept` would do, were the future that holds it `Send`.
