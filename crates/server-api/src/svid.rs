@@ -165,7 +165,7 @@ impl pb::svid_server::Svid for SvidService {
             .collect();
         let results = self.svids.batch_new_wit(agent, requests, call.now()).await;
         let results = ids.iter().zip(results).map(|(entry_id, result)| match result {
-            // SPIRE leaves out the status of what went well.
+            // SPIRE leaves this status out, which means the same.
             Ok(svid) => pb::batch_new_witsvid_response::Result {
                 status: Some(ok()),
                 svid: Some(wit_message(&call, svid)),
