@@ -26,7 +26,7 @@ def test_what_is_not_there_yet_is_said_by_validate_and_refused_by_run(tmp_path):
         pytest.skip("these binaries are SPIRE's, which have the plugin")
     server = Server(tmp_path)
     text = server.config.read_text()
-    upstream = 'UpstreamAuthority "disk" { plugin_data { cert_file_path = "c" key_file_path = "k" } }\n'
+    upstream = 'UpstreamAuthority "aws_pca" { plugin_data { region = "r" certificate_authority_arn = "a" } }\n'
     server.config.write_text(text.replace("plugins {\n", "plugins {\n    " + upstream))
     result = validate("spire-server", server.config)
     assert result.returncode == 0
