@@ -177,7 +177,7 @@ impl SqlStore {
         let started = Instant::now();
         let mut lost = 0;
         loop {
-            let begun = source.connection.begin_with_options(options.clone());
+            let begun = source.connection.begin_with_options(options);
             let error = tokio::select! {
                 begun = begun => match begun {
                     Ok(inner) => return Ok(inner),

@@ -1,6 +1,7 @@
 //! The store's contract on real PostgreSQL and MariaDB servers.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
+#[path = "common/fixture.rs"]
 mod common;
 
 use std::sync::Arc;

@@ -1,6 +1,7 @@
 //! Databases that go away, hang, come back, are full, only read, or stand in each other's way.
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
 
+#[path = "common/fixture.rs"]
 mod common;
 
 use std::collections::BTreeSet;
@@ -29,7 +30,11 @@ async fn a_database_that_goes_away_and_comes_back_is_found_again() {
         let mut revision = store.snapshot().await.unwrap().revision;
         assert_eq!(store.health().await, Ok(()));
         for kill in [false, true] {
-            if kill { fixture.server.kill() } else { fixture.server.stop() }
+            if kill {
+                fixture.server.kill();
+            } else {
+                fixture.server.stop();
+            }
             assert!(is_unavailable(&store.fetch_entry("x").await));
             assert!(is_unavailable(&store.health().await));
             // Now it is known, and nobody waits any more.
@@ -57,8 +62,7 @@ async fn a_database_that_goes_away_and_comes_back_is_found_again() {
 async fn a_database_that_hangs_holds_nobody_for_longer_than_the_deadline() {
     for kind in KINDS {
         let Some(fixture) = Fixture::private(kind) else { continue };
-        let config =
-            StoreConfig { busy_deadline: Duration::from_secs(2), ..fixture.config() };
+        let config = StoreConfig { busy_deadline: Duration::from_secs(2), ..fixture.config() };
         let store = open(&config).await.unwrap();
         store.create_entry(entry("/kept")).await.unwrap();
         fixture.server.pause();
@@ -231,7 +235,8 @@ async fn authorities_appended_by_two_servers_are_all_there() {
                     });
                     server.append_bundle(&bundle).await.unwrap();
                     server.append_bundle(&bundle).await.unwrap();
-                    let _would_prune_all = server.prune_bundle(&trust_domain, SystemTime::UNIX_EPOCH).await;
+                    let _would_prune_all =
+                        server.prune_bundle(&trust_domain, SystemTime::UNIX_EPOCH).await;
                 })
             })
             .collect();

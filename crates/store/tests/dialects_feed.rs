@@ -1,7 +1,8 @@
 //! The change feed on PostgreSQL and MariaDB, where ids and commits come in different orders and
 //! others write who know nothing of us.
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
 
+#[path = "common/fixture.rs"]
 mod common;
 
 use std::collections::BTreeMap;

@@ -1,6 +1,7 @@
 //! The schema on PostgreSQL and MariaDB, and the way to it from older releases, also on SQLite.
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(clippy::unwrap_used, clippy::print_stderr, reason = "these are tests")]
 
+#[path = "common/fixture.rs"]
 mod common;
 
 use common::{Fixture, agent, entry};
@@ -38,10 +39,7 @@ async fn an_older_schema_is_brought_up_to_date_with_what_is_in_it() {
             let store = fixture.open().await;
             assert!(!store.was_created());
             assert_eq!(store.fetch_entry(&kept.entry_id).await.unwrap().as_ref(), Some(&kept));
-            let update = EntryUpdate {
-                jwt_svid_include_jti: Some(true),
-                ..EntryUpdate::default()
-            };
+            let update = EntryUpdate { jwt_svid_include_jti: Some(true), ..EntryUpdate::default() };
             assert!(store.update_entry(&kept.entry_id, update).await.unwrap().jwt_svid_include_jti);
             store.set_agent_version(&common::id("/agent"), "1.15.0").await.unwrap();
             store.close().await;
@@ -143,10 +141,8 @@ async fn spiffe_ids_and_selectors_have_their_case_on_mysql_too() {
     // SPIRE answers /Agent here: its collation knows no case.
     assert_eq!(store.fetch_node(&common::id("/agent")).await.unwrap(), None);
     assert_eq!(store.ban_node(&common::id("/agent")).await, Err(StoreError::not_found()));
-    let made = store
-        .create_entry(NewEntry { entry_id: Some("ONE".into()), ..entry("/W") })
-        .await
-        .unwrap();
+    let made =
+        store.create_entry(NewEntry { entry_id: Some("ONE".into()), ..entry("/W") }).await.unwrap();
     assert_eq!(store.fetch_entry("one").await.unwrap(), None);
     assert!(store.fetch_entries(&["one".into()]).await.unwrap().is_empty());
     let other = store.create_entry(entry("/w")).await.unwrap();

@@ -1,7 +1,13 @@
 //! SPIRE's server and this store on one PostgreSQL or MariaDB database, at the same time. Needs
 //! `SPIRE_BIN_DIR`; without it, each test says so and passes.
-#![allow(clippy::unwrap_used, reason = "these are tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::print_stderr,
+    clippy::too_many_lines,
+    reason = "these are tests"
+)]
 
+#[path = "common/fixture.rs"]
 mod common;
 
 use std::collections::BTreeSet;
@@ -146,7 +152,10 @@ async fn each_reads_and_follows_what_the_other_writes() {
         let news = changes(&*store, &revision).await;
         let told = news.entries[0].entry.as_ref().unwrap();
         assert_eq!((told.entry_id.as_str(), told.hint.as_str()), ("theirs", "h"));
-        assert_eq!((told.dns_names.as_slice(), told.selectors.len()), (&["a.example".into()][..], 1));
+        assert_eq!(
+            (told.dns_names.as_slice(), told.selectors.len()),
+            (&["a.example".into()][..], 1)
+        );
         let age = std::time::SystemTime::now()
             .duration_since(std::time::UNIX_EPOCH)
             .unwrap()
@@ -189,11 +198,16 @@ async fn each_reads_and_follows_what_the_other_writes() {
         store.upsert_attested_node(joined).await.unwrap();
         let agents = spire.done(&["agent", "list", "-output", "json"]);
         assert!(agents.contains(r#""x509svid_expires_at":"4102444800""#), "{agents}");
-        spire.done(&["agent", "evict", "-spiffeID", "spiffe://example.org/spire/agent/join_token/x"]);
+        spire.done(&[
+            "agent",
+            "evict",
+            "-spiffeID",
+            "spiffe://example.org/spire/agent/join_token/x",
+        ]);
         assert_eq!(store.count_nodes(&NodeFilter::default()).await.unwrap(), 0);
         // A token made by one is spent by the other.
         let token = spire.done(&["token", "generate"]);
-        let token = token.trim().trim_start_matches("Token: ").to_owned();
+        let token = token.lines().next().unwrap().trim_start_matches("Token: ").trim().to_owned();
         let now = std::time::SystemTime::now();
         store.attest_with_join_token(agent("/joined"), &token, now).await.unwrap();
         let token = JoinToken { token: "t".into(), expires_at: 4_102_444_800 };
@@ -204,7 +218,7 @@ async fn each_reads_and_follows_what_the_other_writes() {
         let twice = ["entry", "create", "-entryID", "ours", "-selector", "unix:uid:9"];
         let path = ["-spiffeID", "spiffe://example.org/other"];
         let theirs = spire.cli(&[&twice[..], &path, &parent].concat());
-        let theirs = String::from_utf8_lossy(&theirs.stderr).into_owned();
+        let theirs = String::from_utf8_lossy(&theirs.stderr).replace("\\\"", "\"");
         let ours = NewEntry { entry_id: Some("ours".into()), ..entry("/third") };
         let ours = store.create_entry(ours).await.unwrap_err().to_string();
         assert!(theirs.contains(&ours), "{theirs}\nis not about\n{ours}");
@@ -235,7 +249,14 @@ async fn both_write_at_once() {
             let path = format!("spiffe://example.org/theirs/{number}");
             let parent = "spiffe://example.org/agent";
             spire.done(&[
-                "entry", "create", "-spiffeID", &path, "-parentID", parent, "-selector", "a:b",
+                "entry",
+                "create",
+                "-spiffeID",
+                &path,
+                "-parentID",
+                parent,
+                "-selector",
+                "a:b",
             ]);
             let news = changes(&*store, &revision).await;
             told += news.entries.len();

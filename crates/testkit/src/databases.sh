@@ -66,7 +66,7 @@ EOF
 
 init_mariadb() {
   as mariadb-install-db --no-defaults --datadir="$dir/data" --skip-test-db \
-    --auth-root-authentication-method=normal || return 1
+    --auth-root-authentication-method=normal --innodb-use-native-aio=0 || return 1
   cat >"$dir/init.sql" <<EOF
 CREATE USER IF NOT EXISTS 'spire'@'%' IDENTIFIED BY 'spire';
 GRANT ALL ON *.* TO 'spire'@'%' WITH GRANT OPTION;
@@ -84,7 +84,7 @@ start_postgres() {
 start_mariadb() {
   background mariadbd --no-defaults --datadir="$dir/data" --socket="$dir/mariadb.sock" --port="$1" \
     --bind-address=127.0.0.1 --pid-file="$dir/mariadb.pid" --skip-name-resolve \
-    --max-connections=400 --innodb-flush-log-at-trx-commit=2 --innodb-flush-method=nosync --init-file="$dir/init.sql" \
+    --max-connections=400 --innodb-flush-log-at-trx-commit=2 --innodb-flush-method=nosync --innodb-use-native-aio=0 --init-file="$dir/init.sql" \
     --ssl-ca="$dir/tls/ca.pem" --ssl-cert="$dir/tls/server.pem" --ssl-key="$dir/tls/server.key"
 }
 
@@ -127,7 +127,7 @@ if ! "find_$kind"; then echo "missing: no $kind on this machine"; exit 1; fi
 echo "ok"
 while read -r command argument; do
   case $command in
-    init) if (certificates && "init_$kind") >"$dir/init.log" 2>&1; then echo ok; else echo "failed: $(tail -n 3 "$dir/init.log" | tr '\n' ' ')"; fi ;;
+    init) if (certificates && { "init_$kind" || { rm -rf "$dir/data"; "init_$kind"; }; }) >"$dir/init.log" 2>&1; then echo ok; else echo "failed: $(grep -i -m 5 error "$dir/init.log" | tr '\n' ' ') $(tail -n 3 "$dir/init.log" | tr '\n' ' ')"; fi ;;
     start) if start "$argument"; then echo ok; else end KILL; echo "failed: $(tail -n 3 "$dir/log" | tr '\n' ' ')"; fi ;;
     stop) end TERM; echo ok ;;
     kill) end KILL; echo ok ;;

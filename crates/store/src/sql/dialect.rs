@@ -6,8 +6,7 @@ use sea_orm::sea_query::{
     BinOper, Expr, ExprTrait, InsertStatement, LockType, Query, SelectStatement, SimpleExpr, Value,
 };
 use sea_orm::{
-    AccessMode, ConnectionTrait, DbErr, IsolationLevel, SqliteTransactionMode,
-    TransactionOptions,
+    AccessMode, ConnectionTrait, DbErr, IsolationLevel, SqliteTransactionMode, TransactionOptions,
 };
 
 use super::timestamp::{self, Nanos};
@@ -187,9 +186,7 @@ impl Dialect {
         match self {
             Self::Sqlite { .. } | Self::Postgres => equal,
             // The first half finds the row by the index, the second half looks twice.
-            Self::MySql { .. } => {
-                equal.and(Expr::col(column).binary(BinOper::Equal, binary(text)))
-            }
+            Self::MySql { .. } => equal.and(Expr::col(column).binary(BinOper::Equal, binary(text))),
         }
     }
 
@@ -251,11 +248,8 @@ impl Dialect {
                 }
             }
             Self::Postgres | Self::MySql { .. } => {
-                let schema = if matches!(self, Self::Postgres) {
-                    "current_schema()"
-                } else {
-                    "DATABASE()"
-                };
+                let schema =
+                    if matches!(self, Self::Postgres) { "current_schema()" } else { "DATABASE()" };
                 select
                     .from(("information_schema", "columns"))
                     .and_where(Expr::col("table_schema").eq(Expr::cust(schema)))
@@ -273,4 +267,3 @@ impl Dialect {
 fn binary(text: &str) -> SimpleExpr {
     Expr::val(text).cast_as("BINARY")
 }
-

@@ -282,8 +282,9 @@ pub(super) async fn list(
     filter: &EntryFilter,
     page: Option<&Page>,
 ) -> Result<(Vec<Entry>, Option<String>), StoreError> {
-    let found =
-        entry_rows::find(tx, filters::entries(filter, tx.dialect)?, page).await.map_err(spires_words)?;
+    let found = entry_rows::find(tx, filters::entries(filter, tx.dialect)?, page)
+        .await
+        .map_err(spires_words)?;
     let next = pages::next_token(page, found.last_id);
     Ok((found.entries.into_iter().map(|stored| stored.entry).collect(), next))
 }
@@ -301,7 +302,10 @@ fn spires_words(error: StoreError) -> StoreError {
 
 pub(super) async fn count(tx: &Tx, filter: &EntryFilter) -> Result<u64, StoreError> {
     let mut select = Query::select();
-    select.expr(Expr::cust("COUNT(*)")).from(ENTRIES).cond_where(filters::entries(filter, tx.dialect)?);
+    select
+        .expr(Expr::cust("COUNT(*)"))
+        .from(ENTRIES)
+        .cond_where(filters::entries(filter, tx.dialect)?);
     super::count(tx, &select).await
 }
 

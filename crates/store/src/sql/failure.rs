@@ -63,7 +63,7 @@ impl Dialect {
         let message = error.message();
         match self {
             Self::Sqlite { .. } => message.to_owned(),
-            Self::Postgres => format!("pq: {message}"),
+            Self::Postgres => format!("pq: {message} ({})", error.code().unwrap_or_default()),
             Self::MySql { .. } => {
                 let number = mysql_number(error);
                 let state = error.code().unwrap_or_default().into_owned();
@@ -126,7 +126,10 @@ impl Dialect {
                 // Lock and statement timeouts, a server that starts, stops or only reads.
                 "55P03" | "57014" | "25006" => Kind::Unavailable,
                 code if code.starts_with("23") => Kind::Constraint,
-                code if ["08", "28", "3D", "53", "57", "58"].iter().any(|class| code.starts_with(class)) => {
+                code if ["08", "28", "3D", "53", "57", "58"]
+                    .iter()
+                    .any(|class| code.starts_with(class)) =>
+                {
                     Kind::Unavailable
                 }
                 _ => Kind::Other,

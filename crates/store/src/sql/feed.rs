@@ -127,12 +127,7 @@ async fn read_events(tx: &Tx, events: Events, fits: Expr) -> Result<Vec<Event>, 
         .collect()
 }
 
-async fn news(
-    tx: &Tx,
-    events: Events,
-    after: &Cursor,
-    from: From,
-) -> Result<News, StoreError> {
+async fn news(tx: &Tx, events: Events, after: &Cursor, from: From) -> Result<News, StoreError> {
     if !tx.dialect.has_ordered_ids() {
         return unordered::news(tx, events, after, from).await;
     }

@@ -62,12 +62,7 @@ impl Credentials {
 }
 
 impl Login {
-    pub(super) fn new(
-        aws: &AwsIam,
-        host: &str,
-        port: u16,
-        user: &str,
-    ) -> Result<Self, StoreError> {
+    pub(super) fn new(aws: &AwsIam, host: &str, port: u16, user: &str) -> Result<Self, StoreError> {
         if aws.region.is_empty() {
             return Err(StoreError::Invalid("datastore-sql: region must be specified".into()));
         }
@@ -112,7 +107,8 @@ impl Login {
         query += "&X-Amz-SignedHeaders=host";
         let request =
             format!("GET\n/\n{query}\nhost:{}\n\nhost\n{}", self.endpoint, hex(&Sha256::of(b"")));
-        let to_sign = format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::of(request.as_bytes())));
+        let to_sign =
+            format!("AWS4-HMAC-SHA256\n{date}\n{scope}\n{}", hex(&Sha256::of(request.as_bytes())));
         let secret = format!("AWS4{secret_access_key}");
         let mut key = hmac_sha256(secret.as_bytes(), day.as_bytes());
         for part in [self.region.as_str(), "rds-db", "aws4_request", to_sign.as_str()] {
@@ -180,10 +176,8 @@ mod tests {
         let tag = hmac_sha256(b"Jefe", b"what do ya want for nothing?");
         let expected = "5bdcc146bf60754e6a042426089575c75a003f089d2739839dec58b964ec3843";
         assert_eq!(hex(&tag), expected);
-        let tag = hmac_sha256(
-            &[0xaa; 131],
-            b"Test Using Larger Than Block-Size Key - Hash Key First",
-        );
+        let tag =
+            hmac_sha256(&[0xaa; 131], b"Test Using Larger Than Block-Size Key - Hash Key First");
         let expected = "60e431591ee0b67f0d8a26aacbf5b77f8e0bc6213728c5140546040f0ee37f54";
         assert_eq!(hex(&tag), expected);
     }

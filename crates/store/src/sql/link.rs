@@ -16,6 +16,8 @@ use super::iam::{Login, Token};
 use crate::config::{Now, StoreConfig};
 use crate::error::StoreError;
 
+/// Connections at most, and of them idle, as SPIRE has it.
+const DEFAULT_CONNECTIONS: u32 = 100;
 /// How long a sign of life may take.
 const PROBE: Duration = Duration::from_secs(5);
 /// An idle connection is closed after so long, as SPIRE's.
@@ -26,7 +28,7 @@ const FRESH: Duration = Duration::from_secs(1);
 const SUSPICIOUS: Duration = Duration::from_millis(500);
 /// A closed gate is tried again after this, and then ever more rarely.
 const FIRST_TRY: Duration = Duration::from_millis(200);
-const LAST_TRY: Duration = Duration::from_secs(5);
+const LAST_TRY: Duration = Duration::from_secs(2);
 
 /// A database server, and how it is with it.
 pub(super) struct Source {
@@ -42,8 +44,16 @@ pub(super) struct Source {
 pub(super) enum Link {
     /// A file: always there, or an error at once.
     Sqlite,
-    Postgres { pool: PgPool, options: PgConnectOptions, login: Option<Arc<Login>> },
-    MySql { pool: MySqlPool, options: MySqlConnectOptions, login: Option<Arc<Login>> },
+    Postgres {
+        pool: PgPool,
+        options: PgConnectOptions,
+        login: Option<Arc<Login>>,
+    },
+    MySql {
+        pool: MySqlPool,
+        options: MySqlConnectOptions,
+        login: Option<Arc<Login>>,
+    },
 }
 
 /// Whether calls are let through to the server.
@@ -51,7 +61,12 @@ enum Gate {
     Open,
     /// A call took too long: the next one first asks for a sign of life.
     Doubtful,
-    Closed { why: String, next_try: Instant, backoff: Backoff, since: Instant },
+    Closed {
+        why: String,
+        next_try: Instant,
+        backoff: Backoff,
+        since: Instant,
+    },
 }
 
 enum Entry {
@@ -213,10 +228,7 @@ impl Link {
     }
 }
 
-fn fresh_token(
-    login: Option<&Arc<Login>>,
-    now: SystemTime,
-) -> Result<Option<Token>, StoreError> {
+fn fresh_token(login: Option<&Arc<Login>>, now: SystemTime) -> Result<Option<Token>, StoreError> {
     login.map_or(Ok(None), |login| login.renew(now))
 }
 
@@ -226,23 +238,13 @@ async fn ping<C: Connection>(mut connection: C) -> Result<(), Error> {
 }
 
 /// How large the pool is and how its connections are kept (TD-04).
-fn pool_options<D: Database>(
-    config: &StoreConfig,
-    deadline: Duration,
-    itself: &Arc<OnceLock<Pool<D>>>,
-) -> PoolOptions<D>
-where
-    for<'a> D::Connection: Connection,
-{
-    const DEFAULT: u32 = 100;
+fn pool_options<D: Database>(config: &StoreConfig, deadline: Duration) -> PoolOptions<D> {
     // Go takes 0 for "no limit"; no database server takes more than this.
     const NO_LIMIT: u32 = 10_000;
-    let max_open = match config.max_open_conns.unwrap_or(DEFAULT) {
+    let max_open = match config.max_open_conns.unwrap_or(DEFAULT_CONNECTIONS) {
         0 => NO_LIMIT,
         connections => connections,
     };
-    let max_idle = config.max_idle_conns.unwrap_or(DEFAULT) as usize;
-    let itself = Arc::clone(itself);
     PoolOptions::<D>::new()
         .min_connections(0)
         .max_connections(max_open)
@@ -259,16 +261,26 @@ where
                 Ok(matches!(answer, Ok(Ok(()))))
             })
         })
-        .after_release(move |connection, _| {
-            let room = itself.get().is_none_or(|pool| pool.num_idle() < max_idle);
-            Box::pin(async move {
-                // What was left half-done is taken back here, which a dead server never answers.
-                match tokio::time::timeout(PROBE, connection.ping()).await {
-                    Ok(answer) => answer.map(|()| room),
-                    Err(_) => Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
-                }
-            })
-        })
+}
+
+/// What a connection that comes back is asked, and whether there is room for it: its return is
+/// where whatever was left half-done is taken back, which a dead server never answers.
+async fn come_back(
+    asked: impl Future<Output = Result<(), Error>>,
+    room: bool,
+) -> Result<bool, Error> {
+    match tokio::time::timeout(PROBE, asked).await {
+        Ok(answer) => answer.map(|()| room),
+        Err(_) => Err(Error::Io(std::io::ErrorKind::TimedOut.into())),
+    }
+}
+
+fn has_room<D: Database>(itself: &OnceLock<Pool<D>>, config_max_idle: usize) -> bool {
+    itself.get().is_none_or(|pool| pool.num_idle() < config_max_idle)
+}
+
+fn max_idle(config: &StoreConfig) -> usize {
+    config.max_idle_conns.unwrap_or(DEFAULT_CONNECTIONS) as usize
 }
 
 /// A pool for PostgreSQL. Connects when it is used.
@@ -280,14 +292,21 @@ pub(super) fn postgres(
     let options = quiet(options.clone(), config.log_sql);
     let itself = Arc::new(OnceLock::new());
     let deadline = config.busy_deadline;
-    let pool_options: PgPoolOptions = pool_options(config, deadline, &itself);
+    let pool_options: PgPoolOptions = pool_options(config, deadline);
     let settings = format!("SET lock_timeout = {0}; SET statement_timeout = {0}", millis(deadline));
     let pool = pool_options
         .after_connect(move |connection, _| {
             let settings = sea_orm::sqlx::AssertSqlSafe(settings.clone());
-            Box::pin(async move {
-                sea_orm::sqlx::raw_sql(settings).execute(connection).await.map(drop)
-            })
+            Box::pin(
+                async move { sea_orm::sqlx::raw_sql(settings).execute(connection).await.map(drop) },
+            )
+        })
+        .after_release({
+            let (itself, max_idle) = (Arc::clone(&itself), max_idle(config));
+            move |connection, _| {
+                let room = has_room(&itself, max_idle);
+                Box::pin(come_back(connection.ping(), room))
+            }
         })
         .connect_lazy_with(options.clone());
     let _ = itself.set(pool.clone());
@@ -304,16 +323,27 @@ pub(super) fn mysql(
     let options = quiet(options.clone(), config.log_sql);
     let itself = Arc::new(OnceLock::new());
     let deadline = config.busy_deadline;
-    let pool_options: MySqlPoolOptions = pool_options(config, deadline, &itself);
+    let pool_options: MySqlPoolOptions = pool_options(config, deadline);
     let seconds = deadline.as_secs().max(1);
     let settings =
         format!("SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}");
     let pool = pool_options
         .after_connect(move |connection, _| {
             let settings = sea_orm::sqlx::AssertSqlSafe(settings.clone());
-            Box::pin(async move {
-                sea_orm::sqlx::raw_sql(settings).execute(connection).await.map(drop)
-            })
+            Box::pin(
+                async move { sea_orm::sqlx::raw_sql(settings).execute(connection).await.map(drop) },
+            )
+        })
+        .after_release({
+            let (itself, max_idle) = (Arc::clone(&itself), max_idle(config));
+            move |connection, _| {
+                let room = has_room(&itself, max_idle);
+                // A call that ran out of time while it began a transaction leaves it open.
+                let asked = async move {
+                    sea_orm::sqlx::raw_sql("ROLLBACK").execute(connection).await.map(drop)
+                };
+                Box::pin(come_back(asked, room))
+            }
         })
         .connect_lazy_with(options.clone());
     let _ = itself.set(pool.clone());

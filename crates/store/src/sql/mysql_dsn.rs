@@ -162,10 +162,23 @@ fn apply(dsn: &mut MySqlDsn, key: &str, value: &str) -> Result<(), StoreError> {
             options.enable_cleartext_plugin(boolean(value).ok_or_else(wrong)?)
         }
         // What has no meaning for this driver and does no harm.
-        "allowAllFiles" | "allowFallbackToPlaintext" | "allowNativePasswords"
-        | "allowOldPasswords" | "checkConnLiveness" | "clientFoundRows" | "columnsWithAlias"
-        | "compress" | "interpolateParams" | "multiStatements" | "timeTruncate" | "readTimeout"
-        | "writeTimeout" | "rejectReadOnly" | "serverPubKey" | "strict" | "maxAllowedPacket"
+        "allowAllFiles"
+        | "allowFallbackToPlaintext"
+        | "allowNativePasswords"
+        | "allowOldPasswords"
+        | "checkConnLiveness"
+        | "clientFoundRows"
+        | "columnsWithAlias"
+        | "compress"
+        | "interpolateParams"
+        | "multiStatements"
+        | "timeTruncate"
+        | "readTimeout"
+        | "writeTimeout"
+        | "rejectReadOnly"
+        | "serverPubKey"
+        | "strict"
+        | "maxAllowedPacket"
         | "connectionAttributes" => {
             tracing::debug!(subsystem_name = "sql", key, "Ignoring a key of connection_string");
             options

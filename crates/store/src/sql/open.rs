@@ -10,6 +10,7 @@ use sea_orm::{ConnectionTrait, DatabaseConnection, SqlxSqliteConnector, Transact
 use steeple_runtime::{Tasks, drain};
 use tokio::sync::watch;
 
+use super::SqlStore;
 use super::dialect::Dialect;
 use super::iam::Login;
 use super::link::{self, Link, Source};
@@ -19,7 +20,6 @@ use super::mysql_dsn::{self, MySqlDsn};
 use super::postgres_dsn::{self, PostgresDsn};
 use super::sqlite_dsn::{self, SqliteDsn};
 use super::tx::Tx;
-use super::SqlStore;
 use crate::config::{DatabaseType, StoreConfig};
 use crate::error::StoreError;
 
@@ -36,11 +36,7 @@ struct Opened {
 
 impl SqlStore {
     pub(crate) async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
-        tracing::info!(
-            subsystem_name = "sql",
-            db_type = name(config),
-            "Opening SQL database"
-        );
+        tracing::info!(subsystem_name = "sql", db_type = name(config), "Opening SQL database");
         let opened = match config.database_type {
             DatabaseType::Sqlite => open_sqlite(config).await?,
             DatabaseType::Postgres => open_postgres(config)?,
@@ -133,15 +129,14 @@ async fn open_sqlite(config: &StoreConfig) -> Result<Opened, StoreError> {
     let options = if config.log_sql { options } else { options.disable_statement_logging() };
     let dialect = Dialect::Sqlite { utc_offset_seconds: 0 };
     let path = options.get_filename().to_owned();
-    let writer =
-        connect(1, options.clone(), config.busy_deadline).await.map_err(|error| {
-            match dialect.driver_error(&error) {
-                StoreError::Unavailable(text) => {
-                    StoreError::Unavailable(format!("{text}: {}", path.display()))
-                }
-                other => other,
+    let writer = connect(1, options.clone(), config.busy_deadline).await.map_err(|error| {
+        match dialect.driver_error(&error) {
+            StoreError::Unavailable(text) => {
+                StoreError::Unavailable(format!("{text}: {}", path.display()))
             }
-        })?;
+            other => other,
+        }
+    })?;
     let dialect = Dialect::Sqlite { utc_offset_seconds: utc_offset(&writer, dialect).await? };
     // A database in memory lives in its one connection, which then also reads.
     let readers = if in_memory {
@@ -303,10 +298,9 @@ impl SqlStore {
         if let Some(trigger) = trigger {
             trigger.drain(Duration::from_secs(1)).await;
         }
-        for source in [self.replica.as_ref(), self.readers.as_ref(), Some(&self.writer)] {
-            if let Some(source) = source {
-                source.close().await;
-            }
+        let sources = [self.replica.as_ref(), self.readers.as_ref(), Some(&self.writer)];
+        for source in sources.into_iter().flatten() {
+            source.close().await;
         }
     }
 }

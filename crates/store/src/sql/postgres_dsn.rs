@@ -114,14 +114,27 @@ fn apply(dsn: &mut PostgresDsn, key: &str, value: &str) -> Result<(), StoreError
             return Err(invalid("pq: unsupported client_encoding: must be absent or \"UTF8\""));
         }
         // What has no meaning for this driver and does no harm.
-        "client_encoding" | "sslinline" | "sslsni" | "sslnegotiation" | "binary_parameters"
-        | "disable_prepared_binary_result" | "datestyle" | "tz" | "geqo"
-        | "target_session_attrs" | "load_balance_hosts" | "min_protocol_version"
+        "client_encoding"
+        | "sslinline"
+        | "sslsni"
+        | "sslnegotiation"
+        | "binary_parameters"
+        | "disable_prepared_binary_result"
+        | "datestyle"
+        | "tz"
+        | "geqo"
+        | "target_session_attrs"
+        | "load_balance_hosts"
+        | "min_protocol_version"
         | "max_protocol_version" => {
             tracing::debug!(subsystem_name = "sql", key, "Ignoring a key of connection_string");
             options
         }
-        "passfile" | "service" | "krbsrvname" | "krbspn" | "ssl_min_protocol_version"
+        "passfile"
+        | "service"
+        | "krbsrvname"
+        | "krbspn"
+        | "ssl_min_protocol_version"
         | "ssl_max_protocol_version" => {
             let text = format!("connection_string has \"{key}\", which is not available");
             return Err(invalid(&text));

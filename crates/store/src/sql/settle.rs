@@ -86,10 +86,8 @@ impl SqlStore {
                 let failed = |error: sea_orm::sqlx::Error| self.dialect.driver_error(&error);
                 // A connection of its own: the lock ends with it, come what may.
                 let mut connection = pool.acquire().await.map_err(failed)?.detach();
-                let lock = format!(
-                    "SET SESSION lock_wait_timeout = 1; LOCK TABLES {} READ",
-                    events.table
-                );
+                let lock =
+                    format!("SET SESSION lock_wait_timeout = 1; LOCK TABLES {} READ", events.table);
                 let work = async {
                     for statement in lock.split("; ") {
                         let statement = AssertSqlSafe(statement.to_owned());
@@ -107,4 +105,3 @@ impl SqlStore {
         }
     }
 }
-

@@ -9,8 +9,8 @@ use tokio::sync::watch;
 
 use super::tx::Tx;
 use super::{
-    Attempts, IfMade, SqlStore, bundles, ca_journals, entries, entry_rows, federation, feed, join_tokens, node_rows,
-    nodes,
+    Attempts, IfMade, SqlStore, bundles, ca_journals, entries, entry_rows, federation, feed,
+    join_tokens, node_rows, nodes,
 };
 use crate::error::{JoinTokenError, StoreError};
 use crate::feed::{Revision, Since, Snapshot};

@@ -1,5 +1,10 @@
 //! A database of a server of the tests' own.
-#![allow(dead_code, unreachable_pub, reason = "each test program uses its part")]
+#![allow(
+    dead_code,
+    unreachable_pub,
+    clippy::print_stderr,
+    reason = "each test program uses its part, and a skipped test must say so"
+)]
 
 use std::sync::Arc;
 use std::time::Duration;
