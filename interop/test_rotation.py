@@ -75,6 +75,18 @@ def openssl(*arguments, stdin=None, check=True):
     return result
 
 
+def agent_serial(server):
+    """Changes when the agent's own SVID does."""
+    [agent] = server.json("agent", "list")["agents"]
+    return agent["x509svid_serial_number"]
+
+
+def said(server, *lines):
+    log = (server.folder / "server.log").read_text()
+    for line in lines:
+        assert f'msg="{line}"' in log, line
+
+
 END = "-----END CERTIFICATE-----\n"
 
 
@@ -97,11 +109,13 @@ def test_authorities_are_replaced_under_a_running_workload(pair):
     assert has_key(chain(agent), first)
     old = {}
     new = {}
+    serial = agent_serial(server)
     for kind in [X509, JWT]:
         old[kind], new[kind] = force_rotation(server, kind)
         step(server, kind, "taint", "-authorityID", old[kind])
     wait_until(lambda: has_key(chain(agent), new[X509]), "an SVID of the new CA", seconds=60)
     wait_until(lambda: kid(agent) == new[JWT], "a token of the new key", seconds=60)
+    wait_until(lambda: agent_serial(server) != serial, "the agent to renew", seconds=60)
     for kind in [X509, JWT]:
         step(server, kind, "revoke", "-authorityID", old[kind])
     bundle = server.json("bundle", "show")
@@ -176,6 +190,7 @@ def test_an_upstream_on_disk_is_replaced_tainted_and_revoked(pair, tmp_path):
     refused = server.cli("upstreamauthority", "taint", "-subjectKeyID", old, check=False)
     assert "unable to use upstream authority singing current authority" in refused.stderr
 
+    serial = agent_serial(server)
     new = openssl_ca(files, "second")
     force_rotation(server, X509)
     assert root_ids(server) == {old, new}
@@ -184,7 +199,15 @@ def test_an_upstream_on_disk_is_replaced_tainted_and_revoked(pair, tmp_path):
     assert shown == f"Tainted X.509 upstream authority:\n  Subject Key ID: {old}\n"
     second = (files / "ca.crt").read_text()
     wait_until(lambda: verifies_under(agent, second, tmp_path), "an SVID under the new root", 60)
+    wait_until(lambda: agent_serial(server) != serial, "the agent to renew", 60)
     server.cli("upstreamauthority", "revoke", "-subjectKeyID", old)
+    said(
+        server,
+        "X.509 upstream authority tainted successfully",
+        "X.509 upstream authority successfully revoked",
+        "X509 CA activated",
+        "Successfully rotated X.509 CA",
+    )
     assert root_ids(server) == {new}
     wait_until(lambda: not has_key(trusted(agent), old), "the old root to go from the workload")
     assert agent.ids() == ["spiffe://example.org/kept"]
@@ -288,6 +311,7 @@ def nested_flow(levels):
     for level in levels:
         wait_until(lambda: {old, new} <= root_ids(level.server), f"the new root at {level.id}", 60)
     before = {level.id: level.authority()["authority_id"] for level in [middle, leaf]}
+    serials = {level.id: agent_serial(level.server) for level in levels}
     assert middle.authority()["upstream_authority_subject_key_id"] == old
     step(root.server, X509, "taint", "-authorityID", old)
     for level in [middle, leaf]:
@@ -296,6 +320,7 @@ def nested_flow(levels):
     newest = roots(root.server)[new]
     for level in levels:
         wait_until(lambda: level.is_under(newest), f"an SVID of {level.id} under the new root", 90)
+        wait_until(lambda: agent_serial(level.server) != serials[level.id], f"the agent of {level.id} to renew", 60)
     step(root.server, X509, "revoke", "-authorityID", old)
     for level in levels:
         wait_until(lambda: root_ids(level.server) == {new}, f"the old root to go from {level.id}", 60)
@@ -306,6 +331,14 @@ def nested_flow(levels):
 def test_three_levels_rotate_from_the_root_down(nested):
     root, middle, leaf = levels = nested(None, None, None)
     nested_flow(levels)
+    for level in [middle, leaf]:
+        said(
+            level.server,
+            "X.509 authority tainted",
+            "Current root CA is signed by a tainted upstream authority, preparing rotation",
+            "Server SVID signed using a tainted authority, forcing rotation of the Server SVID",
+            "X.509 authority revoked",
+        )
 
     # A server that starts again goes on with its CA, although nobody above is there.
     for level, above in [(leaf, middle), (middle, root)]:
@@ -315,6 +348,11 @@ def test_three_levels_rotate_from_the_root_down(nested):
         level.server.start()
         assert level.authority()["authority_id"] == kept
         above.server.start()
+    # Nobody was left behind: what is new still reaches every workload.
+    for level in levels:
+        cli = os.path.realpath(level.agent.bins / "spire-agent")
+        level.server.entry("/new", level.parent, f"unix:path:{cli}")
+        wait_until(lambda: len(level.agent.ids()) == 2, f"a new identity at {level.id}", 60)
     dial(leaf, root)
 
 
