@@ -484,3 +484,20 @@ def test_a_plugin_written_in_rust_attests_for_either_agent(bins, keep, tmp_path,
     assert agent.stop() == 0
     assert lines(agent, "Plugin unloaded", "plugin_name=environment")
     assert not lines(agent, "plugin failed to exit gracefully")
+
+
+def test_a_built_in_plugin_is_configured_anew_too(bins, keep, tmp_path):
+    data = tmp_path / "keys.hcl"
+    data.write_text(f'keys_path = "{tmp_path}/one.json"\n')
+    server = keep(Server(tmp_path / "server", bins=bins))
+    configured(server, "KeyManager", f'KeyManager "disk" {{ plugin_data_file = "{data}" }}\n').start()
+    before = hashlib.sha512(data.read_bytes()).hexdigest()[:32]
+    assert lines(server, "Configured plugin", "plugin_name=disk", "external=false", "reconfigurable=true", f"hash={before}")
+    data.write_text(f'keys_path = "{tmp_path}/one.json"\n# the same, said otherwise\n')
+    os.kill(server.daemon.process.pid, signal.SIGUSR1)
+    wait_until(lambda: lines(server, "Plugin reconfigured", "plugin_name=disk", f"old_hash={before}"), "the change")
+    assert server.cli("x509", "mint", "-spiffeID", f"{REALM}/x").returncode == 0
+    data.write_text("keys_path = [\n")
+    os.kill(server.daemon.process.pid, signal.SIGUSR1)
+    wait_until(lambda: lines(server, "Failed to reconfigure plugin", "plugin_name=disk"), "the refusal")
+    assert server.cli("x509", "mint", "-spiffeID", f"{REALM}/x").returncode == 0

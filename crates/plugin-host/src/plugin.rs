@@ -219,7 +219,7 @@ impl Plugin {
 
     /// What `status` says, with the plugin's name in front.
     pub(crate) fn failed(&self, status: &Status) -> PluginError {
-        self.named(self.read(status))
+        self.named(read(&self.0.process, false, status))
     }
 
     pub(crate) fn too_late(&self) -> PluginError {
@@ -235,18 +235,16 @@ impl Plugin {
         deadline: Duration,
         call: impl Future<Output = Result<Response<T>, Status>>,
     ) -> Result<T, PluginError> {
+        // Of a plugin that ends during the call, the call still had a connection.
+        let gone = self.0.process.has_exited();
         match tokio::time::timeout(deadline, call).await {
             Ok(Ok(answer)) => Ok(answer.into_inner()),
-            Ok(Err(status)) => Err(self.read(&status)),
+            Ok(Err(status)) => Err(read(&self.0.process, gone, &status)),
             Err(_) => Err(PluginError {
                 code: Code::DeadlineExceeded,
                 message: DEADLINE_EXCEEDED.to_owned(),
             }),
         }
-    }
-
-    fn read(&self, status: &Status) -> PluginError {
-        read(&self.0.process, status)
     }
 
     fn core(&self) -> CoreConfiguration {
@@ -256,10 +254,10 @@ impl Plugin {
 
 const DEADLINE_EXCEEDED: &str = "context deadline exceeded";
 
-/// A failed call in grpc-go's words: of a plugin that is gone, no connection can be made.
-fn read(process: &Process, status: &Status) -> PluginError {
+/// A failed call in grpc-go's words: to a plugin that was gone before, no connection can be made.
+fn read(process: &Process, gone: bool, status: &Status) -> PluginError {
     let broken = std::error::Error::source(status).is_some();
-    if broken && process.has_exited() {
+    if broken && gone {
         let address = &process.address;
         let message = format!(
             "connection error: desc = \"transport: error while dialing: dial {address}: connect: \
@@ -287,7 +285,7 @@ async fn init(spec: &Spec, process: &Process) -> Result<Vec<String>, HostError> 
     let call = client.init(InitRequest { host_service_names: names });
     let error = match tokio::time::timeout(INIT, call).await {
         Ok(Ok(answer)) => return Ok(answer.into_inner().plugin_service_names),
-        Ok(Err(status)) => read(process, &status),
+        Ok(Err(status)) => read(process, false, &status),
         Err(_) => {
             PluginError { code: Code::DeadlineExceeded, message: DEADLINE_EXCEEDED.to_owned() }
         }
