@@ -97,10 +97,10 @@ impl Open {
         message: Option<Bytes>,
     ) -> Self {
         let row = call.facts().row;
-        let batch = message.clone().filter(|_| fields::is_batch(row.method()));
-        let fields = match (&batch, &message) {
-            (None, Some(message)) => fields::of_request(home, row.path, message),
-            _ => Extra::new(),
+        let (batch, fields) = match message {
+            Some(message) if fields::is_batch(row.method()) => (Some(message), Extra::new()),
+            Some(message) => (None, fields::of_request(home, row.path, &message)),
+            None => (None, Extra::new()),
         };
         Self { call, subject, fields, batch }
     }

@@ -159,7 +159,7 @@ fn value_of(value: &prost_reflect::Value) -> Value {
         V::String(value) => json!(value),
         V::Bytes(value) => json!(base64(value)),
         V::Message(message) => object(message),
-        V::List(list) => list.iter().map(|value| value_of(value)).collect(),
+        V::List(list) => list.iter().map(value_of).collect(),
         V::Map(map) => {
             let entries = map.iter().map(|(key, value)| (key_text(key), value_of(value)));
             Value::Object(entries.collect())

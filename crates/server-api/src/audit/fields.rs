@@ -61,6 +61,21 @@ pub(super) fn of_request(home: &TrustDomain, path: &str, request: &[u8]) -> Extr
                 fields.text("entry_id", id);
             }
         }
+        other if other.starts_with("Agent/") => of_agent(&mut fields, home, other, request),
+        "Logger/SetLogLevel" => {
+            let level = decode::<logger::SetLogLevelRequest>(request).new_level;
+            let name = types::LogLevel::try_from(level).map(|level| level.as_str_name().to_owned());
+            fields.text("new_log_level", name.unwrap_or_else(|_| level.to_string()));
+        }
+        other if other.starts_with("SVID/") => of_svid(&mut fields, home, other, request),
+        other if other.starts_with("LocalAuthority/") => of_authority(&mut fields, other, request),
+        other => bundles::of_request(&mut fields, home, other, request),
+    }
+    fields
+}
+
+fn of_agent(fields: &mut Extra, home: &TrustDomain, method: &str, request: &[u8]) {
+    match method {
         "Agent/CountAgents" => {
             let filter = decode::<agent::CountAgentsRequest>(request).filter;
             let filter = filter.map(|it| AgentFilter {
@@ -69,7 +84,7 @@ pub(super) fn of_request(home: &TrustDomain, path: &str, request: &[u8]) -> Extr
                 can_reattest: it.by_can_reattest,
                 selectors: it.by_selector_match,
             });
-            agent_filter(&mut fields, filter);
+            agent_filter(fields, filter);
         }
         "Agent/ListAgents" => {
             let filter = decode::<agent::ListAgentsRequest>(request).filter;
@@ -79,16 +94,16 @@ pub(super) fn of_request(home: &TrustDomain, path: &str, request: &[u8]) -> Extr
                 can_reattest: it.by_can_reattest,
                 selectors: it.by_selector_match,
             });
-            agent_filter(&mut fields, filter);
+            agent_filter(fields, filter);
         }
         "Agent/GetAgent" => {
-            agent_id(&mut fields, home, decode::<agent::GetAgentRequest>(request).id);
+            agent_id(fields, home, decode::<agent::GetAgentRequest>(request).id);
         }
         "Agent/DeleteAgent" => {
-            agent_id(&mut fields, home, decode::<agent::DeleteAgentRequest>(request).id);
+            agent_id(fields, home, decode::<agent::DeleteAgentRequest>(request).id);
         }
         "Agent/BanAgent" => {
-            agent_id(&mut fields, home, decode::<agent::BanAgentRequest>(request).id);
+            agent_id(fields, home, decode::<agent::BanAgentRequest>(request).id);
         }
         "Agent/RenewAgent" => {
             let params = decode::<agent::RenewAgentRequest>(request).params;
@@ -106,19 +121,11 @@ pub(super) fn of_request(home: &TrustDomain, path: &str, request: &[u8]) -> Extr
             let request = decode::<agent::CreateJoinTokenRequest>(request);
             if request.ttl > 0 {
                 fields.bare("ttl", request.ttl);
-                workload_id(&mut fields, home, request.agent_id);
+                workload_id(fields, home, request.agent_id);
             }
         }
-        "Logger/SetLogLevel" => {
-            let level = decode::<logger::SetLogLevelRequest>(request).new_level;
-            let name = types::LogLevel::try_from(level).map(|level| level.as_str_name().to_owned());
-            fields.text("new_log_level", name.unwrap_or_else(|_| level.to_string()));
-        }
-        other if other.starts_with("SVID/") => of_svid(&mut fields, home, other, request),
-        other if other.starts_with("LocalAuthority/") => of_authority(&mut fields, other, request),
-        other => bundles::of_request(&mut fields, home, other, request),
+        _ => {}
     }
-    fields
 }
 
 fn of_svid(fields: &mut Extra, home: &TrustDomain, method: &str, request: &[u8]) {
