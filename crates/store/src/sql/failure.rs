@@ -89,6 +89,20 @@ impl Dialect {
         matches!(error, Error::Database(database) if self.kind(database.as_ref()) == Kind::Busy)
     }
 
+    /// Whether a server says that it has no room for one more connection.
+    pub(super) fn is_crowded(self, error: &Error) -> bool {
+        const TOO_MANY_CONNECTIONS: u16 = 1040;
+        match (self, error) {
+            (Self::Postgres, Error::Database(error)) => {
+                error.code().is_some_and(|it| it == "53300")
+            }
+            (Self::MySql { .. }, Error::Database(error)) => {
+                mysql_number(error.as_ref()) == TOO_MANY_CONNECTIONS
+            }
+            _ => false,
+        }
+    }
+
     /// Whether MySQL says that an index is there already.
     pub(super) fn is_made_already(self, error: &DbErr) -> bool {
         const DUPLICATE_KEY_NAME: u16 = 1061;

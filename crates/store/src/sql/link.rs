@@ -37,6 +37,8 @@ pub(super) struct Source {
     pub(super) connection: DatabaseConnection,
     pub(super) link: Link,
     gate: Mutex<Gate>,
+    /// Held by who finds out why a connection is long in coming.
+    asking: tokio::sync::Mutex<()>,
 }
 
 /// What is below the connection.
@@ -77,7 +79,8 @@ enum Entry {
 
 impl Source {
     pub(super) fn new(name: &'static str, connection: DatabaseConnection, link: Link) -> Self {
-        Self { name, connection, link, gate: Mutex::new(Gate::Open) }
+        let (gate, asking) = (Mutex::new(Gate::Open), tokio::sync::Mutex::new(()));
+        Self { name, connection, link, gate, asking }
     }
 
     /// Lets a call through, or tells at once that there is no use.
@@ -113,6 +116,8 @@ impl Source {
     pub(super) async fn try_again(&self, dialect: Dialect) -> Result<(), StoreError> {
         let answer = match tokio::time::timeout(PROBE, self.link.probe()).await {
             Ok(Ok(())) => Ok(()),
+            // It answers, and those who are connected are served.
+            Ok(Err(error)) if dialect.is_crowded(&error) => Ok(()),
             Ok(Err(error)) => Err(dialect.driver_error(&error).to_string()),
             Err(_) => Err(format!("datastore-sql: no answer within {} s", PROBE.as_secs())),
         };
@@ -158,7 +163,9 @@ impl Source {
     /// pool goes on trying to connect until its caller's time is up.)
     pub(super) async fn suspect(&self, dialect: Dialect) -> StoreError {
         tokio::time::sleep(SUSPICIOUS).await;
+        // One asks for all who wait.
         if !self.is_saturated()
+            && let Ok(_asking) = self.asking.try_lock()
             && let Err(error) = self.try_again(dialect).await
         {
             return error;
