@@ -154,7 +154,7 @@ impl Agent {
                 let listening = health.clone().listen(checks, drain.clone());
                 own.spawn("health_listener", listening);
             }
-            health.watch(drain).await;
+            health.watch(None, drain).await;
         });
     }
 

@@ -1,6 +1,7 @@
 //! Health checks: a task that looks, and an HTTP listener that tells.
 //!
-//! Checks run every second until all is well, then once a minute; requests are
+//! Checks run every second until all is well, then once a minute, or soon after
+//! the program noticed by itself that a result is out of date; requests are
 //! answered from the last results.
 
 use std::collections::BTreeMap;
@@ -84,6 +85,14 @@ impl State {
 /// A check, run anew each time.
 pub type Check = Box<dyn Fn() -> Pin<Box<dyn Future<Output = State> + Send>> + Send + Sync>;
 
+/// What a program notices by itself between two looks.
+pub struct Hint {
+    /// The check that it is about.
+    pub check: &'static str,
+    /// Whether that check would fail at this moment. Asked every second: it must cost nothing.
+    pub fails: Box<dyn Fn() -> bool + Send + Sync>,
+}
+
 /// The checks of a program and what they found last.
 pub struct Health {
     checks: BTreeMap<&'static str, Check>,
@@ -107,11 +116,13 @@ impl Health {
         Arc::new(Self { checks, states: Mutex::new(states) })
     }
 
-    /// Keeps the results fresh until the drain begins.
-    pub async fn watch(self: Arc<Self>, mut drain: Watcher) {
+    /// Keeps the results fresh until the drain begins. With a hint that contradicts what was
+    /// found last it looks again at once.
+    pub async fn watch(self: Arc<Self>, hint: Option<Hint>, mut drain: Watcher) {
         tracing::debug!(subsystem_name = SUBSYSTEM, "Initializing health checkers");
         let mut failing = BTreeMap::new();
         let mut steady = false;
+        let mut soon = FIRST_INTERVAL;
         loop {
             let mut well = true;
             for (name, check) in &self.checks {
@@ -124,9 +135,25 @@ impl Health {
                 self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(name, state);
             }
             steady |= well;
-            let pause = if steady { STEADY_INTERVAL } else { FIRST_INTERVAL };
+            let contradicted = || {
+                hint.as_ref().is_some_and(|it| (it.fails)() != failing.contains_key(it.check))
+            };
+            // A hint that stays wrong is believed more and more seldom.
+            soon = if contradicted() { (soon * 2).min(STEADY_INTERVAL) } else { FIRST_INTERVAL };
+            let pause = async {
+                if !steady {
+                    return tokio::time::sleep(FIRST_INTERVAL).await;
+                }
+                let began = Instant::now();
+                while began.elapsed() < STEADY_INTERVAL {
+                    tokio::time::sleep(FIRST_INTERVAL).await;
+                    if began.elapsed() >= soon && contradicted() {
+                        return;
+                    }
+                }
+            };
             tokio::select! {
-                () = tokio::time::sleep(pause) => {}
+                () = pause => {}
                 () = drain.signalled() => break,
             }
         }
@@ -225,6 +252,8 @@ fn tell(check: &'static str, state: &State, failing: &mut BTreeMap<&'static str,
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use http_body_util::BodyExt as _;
     use steeple_runtime::{Tasks, drain};
 
@@ -266,7 +295,7 @@ mod tests {
         assert_eq!(health.answer("/live", &checks()).status(), 500, "not looked yet");
         let (trigger, watcher) = drain::channel();
         let tasks = Tasks::new();
-        tasks.spawn("health", Arc::clone(&health).watch(watcher));
+        tasks.spawn("health", Arc::clone(&health).watch(None, watcher));
         for _ in 0..2000 {
             if health.answer("/live", &checks()).status() == 200 {
                 break;
@@ -290,6 +319,35 @@ mod tests {
             text(health.answer("/ready", &checks())).await,
             (404, "text/plain; charset=utf-8".into(), "404 page not found\n".into())
         );
+        assert!(trigger.drain(Duration::from_secs(20)).await);
+        tasks.join().await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_hint_makes_it_look_again_at_once() {
+        let broken = Arc::new(AtomicBool::new(false));
+        let (seen, told) = (Arc::clone(&broken), Arc::clone(&broken));
+        let check: Check = Box::new(move || {
+            let broken = seen.load(Ordering::Relaxed);
+            Box::pin(async move {
+                if broken { State::failed("list_bundle_err", "gone") } else { State::good() }
+            })
+        });
+        let health = Health::new([("catalog.datastore", check)]);
+        let fails = Box::new(move || told.load(Ordering::Relaxed));
+        let hint = Hint { check: "catalog.datastore", fails };
+        let (trigger, watcher) = drain::channel();
+        let tasks = Tasks::new();
+        tasks.spawn("health", Arc::clone(&health).watch(Some(hint), watcher));
+        // Half of the steady interval: without the hint this would take all of it.
+        let limit = Instant::now() + STEADY_INTERVAL / 2;
+        for (now, status) in [(false, 200), (true, 500), (false, 200)] {
+            broken.store(now, Ordering::Relaxed);
+            while health.answer("/r", &checks()).status() != status {
+                assert!(Instant::now() < limit, "not told of {status}");
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+        }
         assert!(trigger.drain(Duration::from_secs(20)).await);
         tasks.join().await.unwrap();
     }

@@ -33,6 +33,9 @@ const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
 /// How many writers may wait for a refresh before more just go on.
 const REFRESH_QUEUE: usize = 1024;
 
+/// Between two lines in the log that say the same: looks at the feed are more frequent.
+const COMPLAIN: Duration = Duration::from_secs(5);
+
 /// Readers' handle on the index. Cheap to clone.
 #[derive(Clone)]
 pub struct AuthorizedIndex {
@@ -65,7 +68,8 @@ pub struct IndexTask {
     requests: mpsc::Receiver<oneshot::Sender<()>>,
     revision: Revision,
     reloaded_at: SystemTime,
-    failing: bool,
+    /// When it was last said that the feed cannot be followed, while it cannot.
+    complained_at: Option<SystemTime>,
 }
 
 impl AuthorizedIndex {
@@ -96,7 +100,7 @@ impl AuthorizedIndex {
             requests,
             revision,
             reloaded_at: now,
-            failing: false,
+            complained_at: None,
         };
         Ok((index, task))
     }
@@ -158,7 +162,7 @@ impl IndexTask {
         match outcome {
             Ok(()) => {
                 self.shared.checked_at.store(unix_millis(now), Ordering::Relaxed);
-                if std::mem::take(&mut self.failing) {
+                if self.complained_at.take().is_some() {
                     tracing::info!(
                         subsystem_name = "endpoints",
                         "Entry cache is being updated again"
@@ -166,7 +170,11 @@ impl IndexTask {
                 }
             }
             Err(error) => {
-                self.failing = true;
+                let silent = |at: SystemTime| now.duration_since(at).is_ok_and(|it| it < COMPLAIN);
+                if self.complained_at.is_some_and(silent) {
+                    return;
+                }
+                self.complained_at = Some(now);
                 tracing::error!(
                     subsystem_name = "endpoints",
                     %error,

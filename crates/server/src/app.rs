@@ -8,7 +8,7 @@ use steeple_ca::{CaConfig, CaManager};
 use steeple_config::{CaSubject, Notice, NoticeKind, ServerConfig};
 use steeple_federation::Refresher;
 use steeple_ops::Program;
-use steeple_ops::health::Health;
+use steeple_ops::health::{Health, Hint};
 use steeple_pki::KeyType;
 use steeple_pki::x509::DistinguishedName;
 use steeple_plugin::KeyManager;
@@ -239,6 +239,7 @@ impl Server {
             socket: config.socket_path.clone(),
             clock: Arc::clone(&self.clock),
         });
+        let feed_hint = health::feed_hint(opened.index.clone(), Arc::clone(&self.clock));
         let (store, clock) = (Arc::clone(&opened.store), Arc::clone(&self.clock));
         let (followers, refresher) = federation::manager(config, store, clock, tasks.clone());
         let parts = self.parts(&opened, policy, refresher);
@@ -280,7 +281,7 @@ impl Server {
             tasks.spawn("bundle_endpoint", endpoint.serve(w()));
         }
         self.spawn_housekeeping(&store, tasks, drain);
-        self.spawn_health(&health, tasks, drain);
+        self.spawn_health(&health, feed_hint, tasks, drain);
         if telemetry::needs_bundles(config) {
             let bundles = telemetry::follow_bundles(store, program.bundles.clone(), w());
             tasks.spawn("telemetry_bundles", bundles);
@@ -311,8 +312,8 @@ impl Server {
         }
     }
 
-    fn spawn_health(&self, health: &Arc<Health>, tasks: &Tasks, drain: &Watcher) {
-        tasks.spawn("health_checks", Arc::clone(health).watch(drain.clone()));
+    fn spawn_health(&self, health: &Arc<Health>, hint: Hint, tasks: &Tasks, drain: &Watcher) {
+        tasks.spawn("health_checks", Arc::clone(health).watch(Some(hint), drain.clone()));
         let checks = self.config.health_checks.clone();
         if checks.listener_enabled {
             tasks.spawn("health_listener", Arc::clone(health).listen(checks, drain.clone()));

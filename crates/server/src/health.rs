@@ -5,15 +5,22 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_ca::{CaManager, Credentials, MAX_ROTATION_FAILURES};
-use steeple_ops::health::{Check, Health, State};
+use steeple_ops::health::{Check, Health, Hint, State};
 use steeple_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use steeple_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use steeple_runtime::Clock;
+use steeple_server_core::index::AuthorizedIndex;
 use steeple_store::Store;
 use tokio::time::timeout;
 
 /// How long a check may take.
 const CHECK_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// When the index has not followed the datastore for so long, the datastore is looked at.
+const FEED_LAG: Duration = Duration::from_secs(3);
+
+/// The name of the check of the datastore.
+const DATASTORE: &str = "catalog.datastore";
 
 /// What is checked.
 #[derive(Clone)]
@@ -53,11 +60,18 @@ pub(crate) fn checks(checked: Checked) -> Arc<Health> {
         Box::pin(async move { state("rotation_err", found) })
     });
     Health::new([
-        ("catalog.datastore", datastore),
+        (DATASTORE, datastore),
         ("server", server),
         ("server.ca", ca),
         ("server.ca.rotator", rotator),
     ])
+}
+
+/// The index reads the datastore several times a second, and so knows first that it is away or
+/// back.
+pub(crate) fn feed_hint(index: AuthorizedIndex, clock: Arc<dyn Clock>) -> Hint {
+    let fails = Box::new(move || index.staleness(clock.now()) > FEED_LAG);
+    Hint { check: DATASTORE, fails }
 }
 
 fn state(detail: &'static str, found: Result<(), String>) -> State {
