@@ -12,9 +12,9 @@ use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient
 use steeple_runtime::duration::format_go;
 use steeple_runtime::fsx;
 use steeple_spiffe::TrustDomain;
+use steeple_telemetry::gauge;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
-use steeple_telemetry::gauge;
 use tracing::{debug, info, warn};
 use url::Url;
 

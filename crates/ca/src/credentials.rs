@@ -14,9 +14,9 @@ use steeple_plugin::CredentialComposer;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
 pub use jwt::JwtSvid;
-pub use wit::WorkloadWitParams;
 pub(crate) use upstream::probe_svid;
 pub(crate) use validate::x509_ca as validate_x509_ca;
+pub use wit::WorkloadWitParams;
 
 use crate::config::CaConfig;
 use crate::error::CaError;
@@ -95,10 +95,7 @@ impl Credentials {
 
     /// As [`Credentials::new`]; these composers, in this order, have a say in what is issued.
     #[must_use]
-    pub fn with_composers(
-        config: &CaConfig,
-        composers: Vec<Arc<dyn CredentialComposer>>,
-    ) -> Self {
+    pub fn with_composers(config: &CaConfig, composers: Vec<Arc<dyn CredentialComposer>>) -> Self {
         let agent_ttl = nonzero(Some(config.agent_ttl)).unwrap_or(config.x509_svid_ttl);
         Self(Arc::new(Inner {
             server_id: SpiffeId::server(&config.trust_domain),

@@ -108,7 +108,11 @@ mod tests {
             self.shown.public_key()
         }
 
-        async fn sign(&self, alg: SignatureAlgorithm, message: &[u8]) -> Result<Vec<u8>, SignError> {
+        async fn sign(
+            &self,
+            alg: SignatureAlgorithm,
+            message: &[u8],
+        ) -> Result<Vec<u8>, SignError> {
             let lies = self.lies.load(Ordering::Relaxed);
             if lies { &self.used } else { &self.shown }.sign(alg, message)
         }

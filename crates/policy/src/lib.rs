@@ -179,8 +179,7 @@ impl Engine {
         self.engine.set_input(input.into());
         let result = self.engine.eval_rule(QUERY.to_owned()).map_err(|error| {
             let text = shorten(&error);
-            if error.downcast_ref::<regorus::LimitError>().is_some()
-                || text.contains("time limit")
+            if error.downcast_ref::<regorus::LimitError>().is_some() || text.contains("time limit")
             {
                 return EvalError::Budget;
             }

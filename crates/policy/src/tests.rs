@@ -130,8 +130,9 @@ fn a_policy_that_loops_is_stopped() {
 
 #[test]
 fn two_values_for_one_rule_are_an_error_and_no_verdict() {
-    let module = format!("package spire\nresult = {ALL}\nx = 1\nx = 2 if input.caller == \"two\"\n")
-        + "result = {\"allow\": x == 1} if input.caller == \"two\"\n";
+    let module =
+        format!("package spire\nresult = {ALL}\nx = 1\nx = 2 if input.caller == \"two\"\n")
+            + "result = {\"allow\": x == 1} if input.caller == \"two\"\n";
     let engine = Engine::new(&module, None).unwrap();
     assert_eq!(ask(&engine, "two", DELETE, json!({})), Err(EvalError::Conflict));
 }

@@ -145,10 +145,9 @@ impl Answer for SvidError {
             | Self::NoAudience => Code::InvalidArgument,
             Self::NotAuthorized | Self::NoBundle => Code::NotFound,
             Self::JwtDisabled | Self::WitDisabled => Code::Unimplemented,
-            Self::SignX509(_)
-            | Self::SignJwt(_)
-            | Self::SignWit(_)
-            | Self::SignDownstream(_) => Code::Internal,
+            Self::SignX509(_) | Self::SignJwt(_) | Self::SignWit(_) | Self::SignDownstream(_) => {
+                Code::Internal
+            }
             Self::FetchBundle(error) => of_read(error),
         }
     }

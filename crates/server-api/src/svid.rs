@@ -77,10 +77,8 @@ impl pb::svid_server::Svid for SvidService {
         let named = id_text(&request.id);
         let id = request.id.map(raw_id);
         let key = wit_key(&request.public_key, request.signing_algorithm);
-        let minted = self
-            .svids
-            .mint_wit(call.operator()?, id.as_ref(), key, request.ttl, call.now())
-            .await;
+        let minted =
+            self.svids.mint_wit(call.operator()?, id.as_ref(), key, request.ttl, call.now()).await;
         let svid = minted.map_err(|error| {
             let named = Some(&*named).filter(|_| !matches!(error, SvidError::BadId(_)));
             call.fail_about(&error, About { spiffe_id: named, ..About::default() })

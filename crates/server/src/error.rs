@@ -5,10 +5,10 @@ use std::path::PathBuf;
 
 use steeple_ca::RotationError;
 use steeple_net::unix::BindError;
-use steeple_policy::LoadError;
 use steeple_ops::telemetry::TelemetryError;
-use steeple_server_core::notify::NotifyError;
+use steeple_policy::LoadError;
 use steeple_server_core::ServerSvidError;
+use steeple_server_core::notify::NotifyError;
 use steeple_server_core::startup::StartupError;
 use steeple_store::StoreError;
 use steeple_web::{ListenError, TlsError};

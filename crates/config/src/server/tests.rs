@@ -1,9 +1,7 @@
 use std::{fs, path::PathBuf, time::Duration};
 
 use super::{ServerConfig, ServerFlags, load_server};
-use crate::{
-    KeyType, LimitBy, Notice, NoticeKind, PluginData, ProblemKind, Problems, RateLimit,
-};
+use crate::{KeyType, LimitBy, Notice, NoticeKind, PluginData, ProblemKind, Problems, RateLimit};
 
 const PLUGINS: &str = r#"
 plugins {
