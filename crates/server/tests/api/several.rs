@@ -1,5 +1,7 @@
 //! Several servers on one database.
 
+#![expect(clippy::print_stdout, reason = "what was measured")]
+
 use std::time::{Duration, Instant};
 
 use steeple_net::channel::Channel;
