@@ -135,9 +135,8 @@ impl Health {
                 self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(name, state);
             }
             steady |= well;
-            let contradicted = || {
-                hint.as_ref().is_some_and(|it| (it.fails)() != failing.contains_key(it.check))
-            };
+            let contradicted =
+                || hint.as_ref().is_some_and(|it| (it.fails)() != failing.contains_key(it.check));
             // A hint that stays wrong is believed more and more seldom.
             soon = if contradicted() { (soon * 2).min(STEADY_INTERVAL) } else { FIRST_INTERVAL };
             let pause = async {
