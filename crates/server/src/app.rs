@@ -102,8 +102,7 @@ impl Server {
         let tasks = Tasks::new();
         let program = telemetry::program(&self.config, &self.clock);
         let sinks = &self.config.telemetry;
-        let telemetry =
-            steeple_ops::telemetry::start(sinks, &program, &tasks, &watcher).await?;
+        let telemetry = steeple_ops::telemetry::start(sinks, &program, &tasks, &watcher).await?;
         if let Some(profiling) = &self.config.profiling {
             steeple_ops::profiling::start(profiling, &program, &tasks, &watcher);
         }
@@ -155,11 +154,7 @@ impl Server {
             .map_err(|source| ServerError::DataDir { path: path.clone(), source })?;
         let store = steeple_store::open(&store_config(config)).await;
         let store = store.map_err(ServerError::Datastore)?;
-        tracing::info!(
-            subsystem_name = "catalog",
-            reconfigurable = false,
-            "Configured DataStore"
-        );
+        tracing::info!(subsystem_name = "catalog", reconfigurable = false, "Configured DataStore");
         let plugins = LoadedPlugins::load(config).await?;
         let key_manager = Arc::clone(&plugins.key_manager);
         plugins.services.provide_agents(Arc::new(AttestedAgents(Arc::clone(&store))));
@@ -190,10 +185,8 @@ impl Server {
             svid: svid.subscribe(),
             store: Arc::clone(&store),
         }));
-        let bundle = StoredBundle {
-            store: Arc::clone(&store),
-            trust_domain: config.trust_domain.clone(),
-        };
+        let bundle =
+            StoredBundle { store: Arc::clone(&store), trust_domain: config.trust_domain.clone() };
         let (notifiers, publishers) = (plugins.notifiers.clone(), plugins.publishers.clone());
         let mut notify = Notify::new(Arc::new(bundle), notifiers, publishers);
         notify.bundle_loaded().await?;
@@ -257,7 +250,14 @@ impl Server {
             "Logger service configured"
         );
         let Opened {
-            plugins, store, manager, notify, svid: rotator, index_task, lost_database, ..
+            plugins,
+            store,
+            manager,
+            notify,
+            svid: rotator,
+            index_task,
+            lost_database,
+            ..
         } = opened;
 
         let w = || drain.clone();
@@ -327,8 +327,8 @@ impl Server {
         let store = || Arc::clone(&opened.store);
         let credentials = opened.manager.credentials();
         let pool = SigningPool::per_core();
-        let bundles = Bundles::new(store(), trust_domain.clone())
-            .publishing_by(opened.manager.clone());
+        let bundles =
+            Bundles::new(store(), trust_domain.clone()).publishing_by(opened.manager.clone());
         Parts {
             trust_domain: trust_domain.clone(),
             entries: Entries::new(store(), opened.index.clone(), trust_domain.clone()),
@@ -360,7 +360,10 @@ impl Server {
                 config.admin_ids.iter().cloned(),
                 Trust {
                     max_staleness: config.max_attested_node_info_staleness,
-                    outage_grace: config.experimental.datastore_outage_grace.unwrap_or(OUTAGE_GRACE),
+                    outage_grace: config
+                        .experimental
+                        .datastore_outage_grace
+                        .unwrap_or(OUTAGE_GRACE),
                 },
             ),
             store: store(),
