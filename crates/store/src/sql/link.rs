@@ -332,8 +332,12 @@ pub(super) fn mysql(
     let deadline = config.busy_deadline;
     let pool_options: MySqlPoolOptions = pool_options(config, deadline);
     let seconds = deadline.as_secs().max(1);
-    let settings =
-        format!("SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}");
+    // A lenient server cuts a text that is too long for its column, and one SPIFFE ID becomes
+    // another.
+    let settings = format!(
+        "SET SESSION innodb_lock_wait_timeout = {seconds}, lock_wait_timeout = {seconds}, \
+         sql_mode = CONCAT_WS(',', NULLIF(@@SESSION.sql_mode, ''), 'STRICT_ALL_TABLES')"
+    );
     let pool = pool_options
         .after_connect(move |connection, _| {
             let settings = sea_orm::sqlx::AssertSqlSafe(settings.clone());
