@@ -24,7 +24,7 @@ run: ## Builds what is missing and shows an identity being issued
 	@$(RUN_BIN)/steeple-demo --bin $(RUN_BIN) $(if $(STATE_DIR),--state-dir "$(STATE_DIR)") $(ARGS)
 
 build: ## Builds the three programs, optimised
-	cargo build --locked --release -p steeple-server -p steeple-agent -p steeple-oidc -p steeple-oidc
+	cargo build --locked --release -p steeple-server -p steeple-agent -p steeple-oidc
 
 test: check unit interop ## Runs everything that CI runs
 
