@@ -10,6 +10,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -54,6 +55,15 @@ def free_port():
             except OSError:
                 continue
             return port
+
+
+def scrape(port):
+    """The metrics that a Prometheus exporter shows; nothing while it does not answer."""
+    try:
+        with urllib.request.urlopen(f"http://localhost:{port}/metrics", timeout=20) as answer:
+            return answer.read().decode()
+    except OSError:
+        return ""
 
 
 class Daemon:

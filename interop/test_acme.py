@@ -55,7 +55,7 @@ def shown(port, name=DOMAIN, protocols=("http/1.1",), root=None):
         with socket.create_connection(("127.0.0.1", port), timeout=10) as stream:
             with context.wrap_socket(stream, server_hostname=name) as tls:
                 return tls.getpeercert(True)
-    except (ssl.SSLError, ConnectionError):
+    except (ssl.SSLError, ConnectionError, TimeoutError):
         return None
 
 

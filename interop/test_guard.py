@@ -141,9 +141,10 @@ def guard():
 
 def test_a_caller_above_its_rate_is_told_when_to_come_again(pair, guard):
     server, _ = pair(extra="ratelimit { limits { bundle = 1 } }")
-    first, second = guard(server, calls=2, patience=600)
+    # More than one call has no second left to it, however slow the machine is.
+    first, *others = guard(server, calls=8, patience=600)
     assert first["code"] == "OK"
-    assert second["code"] == "ResourceExhausted"
+    second = next(answer for answer in others if answer["code"] == "ResourceExhausted")
     assert second["message"] == (
         "rejecting request due to bundle rate limiting: rate: Wait(n=1) would exceed context deadline"
     )
@@ -164,11 +165,9 @@ def test_clients_behind_a_trusted_proxy_are_themselves_in_limits_and_audit(pair,
         extra='proxy_protocol_trusted_cidrs = ["127.0.0.0/8"]\naudit_log_enabled = true\n'
         "ratelimit { limits { bundle = 1 } }"
     )
-    codes = {
-        address: [answer["code"] for answer in guard(server, header(address), calls=2, patience=500)]
-        for address in ("192.0.2.1", "192.0.2.2")
-    }
-    assert codes == {address: ["OK", "ResourceExhausted"] for address in codes}
+    for address in ("192.0.2.1", "192.0.2.2"):
+        first, *others = [answer["code"] for answer in guard(server, header(address), calls=8, patience=500)]
+        assert first == "OK" and "ResourceExhausted" in others, address
     assert guard(server)[0]["code"] == "OK", "a connection without a header"
     log = (server.folder / "server.log").read_text()
     assert 'msg="PROXY protocol enabled on TCP listener"' in log

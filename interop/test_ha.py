@@ -6,6 +6,8 @@ import shutil
 import subprocess
 import threading
 import time
+import urllib.error
+import urllib.request
 
 import pytest
 from harness import Agent, Server, binaries, free_port, wait_until
@@ -192,12 +194,13 @@ def serial_number(agent):
 
 
 def status(port):
-    shown = subprocess.run(
-        ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", f"http://127.0.0.1:{port}/ready"],
-        capture_output=True,
-        text=True,
-    )
-    return int(shown.stdout or 0)
+    try:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/ready", timeout=20) as answer:
+            return answer.status
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return None
 
 
 def test_servers_are_replaced_one_by_one(database, servers, agents, spire, tmp_path):

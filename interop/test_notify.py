@@ -24,12 +24,12 @@ def test_changes_by_the_server_itself_are_told_at_once(bins, keep, tmp_path):  #
     # A second CA is prepared, takes over, and the first is tainted and revoked.
     first = server.json("localauthority", "x509", "show")["active"]["authority_id"]
     second = server.json("localauthority", "x509", "prepare")["prepared_authority"]["authority_id"]
-    wait_until(lambda: told(notified)[-1] == "updated example.org x509=2", "the notification", seconds=3)
-    wait_until(lambda: "x509=2" in told(published)[-1], "the publication", seconds=3)
+    wait_until(lambda: told(notified)[-1] == "updated example.org x509=2", "the notification", seconds=20)
+    wait_until(lambda: "x509=2" in told(published)[-1], "the publication", seconds=20)
     server.cli("localauthority", "x509", "activate", "-authorityID", second)
     server.cli("localauthority", "x509", "taint", "-authorityID", first)
     server.cli("localauthority", "x509", "revoke", "-authorityID", first)
-    wait_until(lambda: "x509=1" in told(published)[-1], "the publication of what is left", seconds=3)
+    wait_until(lambda: "x509=1" in told(published)[-1], "the publication of what is left", seconds=20)
     assert lines(server, 'msg="Notifier handled event"', 'event="bundle updated"', "notifier=gonote")
 
 
@@ -41,15 +41,15 @@ def test_changes_by_another_server_on_the_database_are_told_too(keep, tmp_path):
     wait_until(lambda: told(published), "the first publication")
     database = ("sqlite3", server.database)
     keep(Server(tmp_path / "two", database=database).start())
-    wait_until(lambda: told(notified)[-1] == "updated example.org x509=2", "the notification", seconds=15)
-    wait_until(lambda: re.search("x509=2 jwt=2", told(published)[-1]), "the publication", seconds=15)
+    wait_until(lambda: told(notified)[-1] == "updated example.org x509=2", "the notification", seconds=30)
+    wait_until(lambda: re.search("x509=2 jwt=2", told(published)[-1]), "the publication", seconds=30)
 
 
 def test_a_failing_publisher_is_named_and_tried_again(keep, tmp_path):  # noqa: F811
     plugins = plugin("BundlePublisher", "gopub", "bundlepublisher", 'mode = "fail"')
     server = keep(Server(tmp_path / "server", plugins=plugins).start())
     expected = ('msg="Failed to publish bundle"', "BundlePublisher=gopub", "told to fail", "bundle_publishing")
-    wait_until(lambda: len(lines(server, *expected)) >= 3, "the third attempt", seconds=15)
+    wait_until(lambda: len(lines(server, *expected)) >= 3, "the third attempt", seconds=30)
 
 
 @pytest.mark.parametrize(

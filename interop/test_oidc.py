@@ -70,7 +70,7 @@ def test_keys_come_from_the_servers_api_and_follow_its_rotation(server, provider
     assert status == 200
     assert headers["content-type"] == "application/json"
     assert headers["cache-control"] == "no-cache, no-store, must-revalidate"
-    assert [key["alg"] for key in json.loads(body)["keys"]] == ["ES256"]
+    assert {key["alg"] for key in json.loads(body)["keys"]} == {"ES256"}
     assert "use" not in json.loads(body)["keys"][0]
     new = rotate(server)
     wait_until(lambda: new in oidc.kids(), "the new authority")
@@ -89,9 +89,12 @@ def test_a_server_that_goes_away_leaves_the_keys_that_are_known(tmp_path, provid
     known = wait_until(oidc.kids, "the keys")
 
     def probe(path, method="GET"):
-        connection = http.client.HTTPConnection("127.0.0.1", health, timeout=10)
-        connection.request(method, path)
-        return connection.getresponse().status
+        try:
+            connection = http.client.HTTPConnection("127.0.0.1", health, timeout=10)
+            connection.request(method, path)
+            return connection.getresponse().status
+        except OSError:
+            return None
 
     wait_until(lambda: probe("/ready") == 200, "readiness")
     assert (probe("/live"), probe("/other"), probe("/live", "POST")) == (200, 404, 405)

@@ -12,7 +12,7 @@ import subprocess
 import time
 
 import pytest
-from harness import BUILD, HERE, Agent, Server, binaries, spire_binaries, wait_until
+from harness import BUILD, HERE, Agent, Server, binaries, free_port, scrape, spire_binaries, wait_until
 
 PLUGIN = BUILD / "testplugin"
 REALM = "spiffe://example.org"
@@ -444,13 +444,13 @@ def test_a_workload_attestor_that_knows_references_only_is_asked_that_way(bins, 
 
 
 def test_plugins_metrics_are_among_the_hosts(bins, keep, tmp_path):
-    port = __import__("harness").free_port()
+    port = free_port()
     server = keep(Server(
         tmp_path / "server", bins=bins,
         plugins=plugin("Notifier", "gonote", "notifier", f'file = "{tmp_path}/told"'),
         blocks=f'telemetry {{ Prometheus {{ host = "127.0.0.1" port = {port} }} }}',
     ).start())
-    fetch = lambda: subprocess.run(["curl", "-s", f"http://127.0.0.1:{port}/metrics"], capture_output=True, text=True).stdout
+    fetch = lambda: scrape(port)
     wait_until(lambda: re.search(r"^\w*testplugin_loaded(\{.*\})? 1$", fetch(), re.M), "the plugin's counter")
 
 

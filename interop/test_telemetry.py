@@ -1,8 +1,10 @@
 """Metrics as other people's programs see them: a real Prometheus, and small receivers of the test's own."""
 
+import contextlib
 import gzip
 import http.server
 import json
+import os
 import re
 import shutil
 import signal
@@ -17,7 +19,7 @@ import urllib.request
 
 import pytest
 
-from harness import HERE, Agent, Server, free_port, wait_until
+from harness import HERE, Agent, Server, free_port, scrape, wait_until
 
 DASHBOARDS = HERE.parent / "conf" / "grafana"
 
@@ -26,13 +28,6 @@ def get(url, context=None, headers=None):
     request = urllib.request.Request(url, headers=headers or {})
     with urllib.request.urlopen(request, timeout=20, context=context) as answer:
         return answer.headers, answer.read()
-
-
-def scrape(port):
-    try:
-        return get(f"http://localhost:{port}/metrics")[1].decode()
-    except (urllib.error.URLError, ConnectionError):
-        return ""
 
 
 class Receiver:
@@ -86,6 +81,10 @@ class Collector:
     def all(self, path):
         return b"".join(self.bodies.get(path, []))
 
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
 
 @pytest.fixture(scope="module")
 def measured(tmp_path_factory):
@@ -104,22 +103,27 @@ def measured(tmp_path_factory):
         EnableTrustDomainLabel = true
     }}
     health_checks {{ listener_enabled = true bind_port = "{health}" }}"""
-    server = Server(folder / "server", blocks=blocks).start()
-    agent = Agent(folder / "agent", server)
-    text = agent.config.read_text()
-    agent.config.write_text(text + f"\ntelemetry {{ Prometheus {{ port = {agent_port} }} }}\n")
-    agent.start(server.token())
-    server.entry("/workload", agent.id(), "unix:uid:0")
-    server.cli("entry", "show", "-entryID", "nope", check=False)
-    server.cli("jwt", "mint", "-spiffeID", "spiffe://example.org/x", "-audience", "a")
-    fetch = lambda: agent.cli("api", "fetch", "x509", check=False).returncode == 0  # noqa: E731
-    wait_until(fetch, "an identity of the workload")
-    yield {
-        "server": server, "agent": agent, "server_port": server_port, "agent_port": agent_port,
-        "health": health, "statsd": statsd, "dogstatsd": dogstatsd, "m3": m3, "collector": collector,
-    }
-    agent.stop()
-    server.stop()
+    with contextlib.ExitStack() as stack:
+        for sink in (statsd, dogstatsd, m3, collector):
+            stack.callback(sink.close)
+        server = Server(folder / "server", blocks=blocks).start(wait=False)
+        stack.callback(server.daemon.kill)
+        server.wait()
+        agent = Agent(folder / "agent", server)
+        text = agent.config.read_text()
+        agent.config.write_text(text + f"\ntelemetry {{ Prometheus {{ port = {agent_port} }} }}\n")
+        agent.start(server.token(), wait=False)
+        stack.callback(agent.daemon.kill)
+        agent.wait()
+        server.entry("/workload", agent.id(), f"unix:uid:{os.getuid()}")
+        server.cli("entry", "show", "-entryID", "nope", check=False)
+        server.cli("jwt", "mint", "-spiffeID", "spiffe://example.org/x", "-audience", "a")
+        fetch = lambda: agent.cli("api", "fetch", "x509", check=False).returncode == 0  # noqa: E731
+        wait_until(fetch, "an identity of the workload")
+        yield {
+            "server": server, "agent": agent, "server_port": server_port, "agent_port": agent_port,
+            "health": health, "statsd": statsd, "dogstatsd": dogstatsd, "m3": m3, "collector": collector,
+        }
 
 
 @pytest.fixture(scope="module")
@@ -154,10 +158,12 @@ scrape_configs:
             return False
         return len(targets) == 2 and all(target["health"] == "up" for target in targets)
 
-    wait_until(targets_up, f"Prometheus to scrape both; see {folder}/log", 60)
-    yield query
-    process.kill()
-    process.wait()
+    try:
+        wait_until(targets_up, f"Prometheus to scrape both; see {folder}/log", 60)
+        yield query
+    finally:
+        process.kill()
+        process.wait()
 
 
 def metrics_in(expression):
