@@ -120,6 +120,10 @@ impl Commands {
             }
             Err(error) => {
                 env.err(&format!("{error}\n{}", flags.usage()));
+                // SPIRE's flag set says it and then `run` itself.
+                if path == "run" {
+                    env.err(&format!("{error}\n"));
+                }
                 1
             }
         }
@@ -208,7 +212,7 @@ impl Commands {
             self.name,
             columns(&self.children(""))
         ));
-        if help { 0 } else { 127 }
+        if help && words.is_empty() { 0 } else { 127 }
     }
 
     /// The next words after `prefix` with their synopses (empty for groups).

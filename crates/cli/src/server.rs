@@ -20,6 +20,7 @@ mod mint_wit;
 mod mint_x509;
 mod token;
 mod upstream;
+mod written;
 
 pub(crate) use logger::{level as logger_level, print as print_logger};
 

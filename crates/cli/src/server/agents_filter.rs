@@ -1,8 +1,6 @@
 //! The filters of `agent list` and `agent count`.
 
 use steeple_proto::spire::api::types::{SelectorMatch, selector_match::MatchBehavior};
-use time::OffsetDateTime;
-use time::macros::format_description;
 
 use super::{SOCKET, entry_text};
 use crate::FlagSet;
@@ -82,23 +80,92 @@ impl Filter {
 
 /// The API takes the text as is; a malformed one is better told here.
 fn check_date(text: &str) -> Result<(), Failure> {
-    let layout = format_description!(
-        "[year]-[month]-[day] [hour]:[minute]:[second] [offset_hour sign:mandatory][offset_minute]"
-    );
-    let valid = text.rsplit_once(' ').is_some_and(|(date, zone)| {
-        OffsetDateTime::parse(date, layout).is_ok()
-            && zone.len() == 3
-            && zone.starts_with(['+', '-'])
-            && zone[1..].bytes().all(|digit| digit.is_ascii_digit())
-    });
-    if valid {
-        return Ok(());
+    read_date(text).map_err(|wrong| {
+        let why = match wrong {
+            WrongDate::Shape(rest, piece) => format!(
+                " as \"2006-01-02 15:04:05 -0700 -07\": cannot parse {rest:?} as {piece:?}"
+            ),
+            WrongDate::Range(what) => format!(": {what} out of range"),
+            WrongDate::Extra(rest) => format!(": extra text: {rest:?}"),
+        };
+        format!("date is not valid: parsing time {text:?}{why}").into()
+    })
+}
+
+enum WrongDate<'a> {
+    /// What is left of the text, and the piece of the layout that it should begin with.
+    Shape(&'a str, &'static str),
+    Range(&'static str),
+    Extra(&'a str),
+}
+
+/// Reads the text as Go's `time.Parse` does, piece by piece.
+fn read_date(text: &str) -> Result<(), WrongDate<'_>> {
+    use WrongDate::{Extra, Range, Shape};
+    let (mut rest, mut year, mut month) = (text, 0, 1);
+    // Each piece with the text before it, how many digits it has, and its bounds.
+    let pieces = [
+        ("", "2006", 4, 0..=9999, "year"),
+        ("-", "01", 2, 1..=12, "month"),
+        ("-", "02", 2, 1..=31, "day"),
+        (" ", "15", 2, 0..=23, "hour"),
+        (":", "04", 2, 0..=59, "minute"),
+        (":", "05", 2, 0..=59, "second"),
+    ];
+    let mut day = 1;
+    for (before, piece, width, bounds, what) in pieces {
+        rest = rest.strip_prefix(before).ok_or(Shape(rest, before))?;
+        // The hour alone may have one digit.
+        let width = match (piece, rest.as_bytes()) {
+            ("15", [b'0'..=b'9', next, ..]) if !next.is_ascii_digit() => 1,
+            _ => width,
+        };
+        let number = digits(rest, width).ok_or(Shape(rest, piece))?;
+        rest = &rest[width..];
+        match what {
+            "year" => year = number,
+            "month" => month = number,
+            "day" => day = number,
+            _ => {}
+        }
+        if !bounds.contains(&number) {
+            return Err(Range(what));
+        }
     }
-    Err(format!(
-        "date is not valid: parsing time {text:?} as \"2006-01-02 15:04:05 -0700 -07\": \
-         cannot parse {text:?} as \"2006\""
-    )
-    .into())
+    if let Some(fraction) = rest.strip_prefix(['.', ',']) {
+        let left = fraction.trim_start_matches(|digit: char| digit.is_ascii_digit());
+        if left.len() < fraction.len() {
+            rest = left;
+        }
+    }
+    for (piece, width) in [("-0700", 4), ("-07", 2)] {
+        rest = rest.strip_prefix(' ').ok_or(Shape(rest, " "))?;
+        let number = rest.strip_prefix(['+', '-']).and_then(|after| digits(after, width));
+        let number = number.ok_or(Shape(rest, piece))?;
+        let (hours, minutes) = if width == 4 { (number / 100, number % 100) } else { (number, 0) };
+        if hours > 24 {
+            return Err(Range("time zone offset hour"));
+        }
+        if minutes > 60 {
+            return Err(Range("time zone offset minute"));
+        }
+        rest = &rest[width + 1..];
+    }
+    if !rest.is_empty() {
+        return Err(Extra(rest));
+    }
+    let leap = year % 4 == 0 && (year % 100 != 0 || year % 400 == 0);
+    let longest = match month {
+        2 => 28 + u32::from(leap),
+        4 | 6 | 9 | 11 => 30,
+        _ => 31,
+    };
+    if day > longest { Err(Range("day")) } else { Ok(()) }
+}
+
+fn digits(text: &str, width: usize) -> Option<u32> {
+    let number = text.get(..width)?;
+    number.bytes().all(|digit| digit.is_ascii_digit()).then(|| number.parse().ok())?
 }
 
 #[cfg(test)]

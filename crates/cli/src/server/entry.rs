@@ -166,8 +166,11 @@ fn described(flags: &FlagSet, create: bool) -> Result<Entry, Failure> {
         wire_id(flags.str("parentID"))?
     };
     let seconds = |flag: &str, what: &str| {
-        i32::try_from(flags.int(flag)).map_err(|_| {
-            Failure(format!("invalid value for {what} SVID TTL: overflow converting to int32"))
+        let ttl = flags.int(flag);
+        i32::try_from(ttl).map_err(|_| {
+            Failure(format!(
+                "invalid value for {what} SVID TTL: overflow converting int({ttl}) to int32"
+            ))
         })
     };
     let attributes = AdditionalAttributes {

@@ -6,10 +6,10 @@ use std::time::{Duration, SystemTime};
 use async_trait::async_trait;
 use steeple_proto::spire::api::server::svid::v1::MintJwtsvidRequest;
 use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
-use steeple_runtime::fsx;
 
 use super::SOCKET;
 use super::entry_text::wire_id;
+use super::written::write;
 use crate::dispatch::{Failure, Verb};
 use crate::gofmt;
 use crate::output::{Named, Output, proto_line};
@@ -65,9 +65,8 @@ impl Verb for Mint {
             }
             "" => env.out(&format!("{}\n", svid.token)),
             path => {
-                fsx::write_atomic(Path::new(path), svid.token.as_bytes(), 0o600)
-                    .map_err(|error| Failure(format!("unable to write token: {error}")))?;
-                env.out(&format!("JWT-SVID written to {path}\n"));
+                let path = write(Path::new(path), svid.token.as_bytes(), 0o600, "token")?;
+                env.out(&format!("JWT-SVID written to {}\n", path.display()));
             }
         }
         Ok(())
@@ -76,8 +75,10 @@ impl Verb for Mint {
 
 /// A duration in whole seconds, rounded up.
 pub(super) fn seconds(ttl: Duration) -> Result<i32, Failure> {
-    i32::try_from(ttl.as_nanos().div_ceil(1_000_000_000))
-        .map_err(|_| "invalid value for TTL: overflow converting to int32".into())
+    let seconds = ttl.as_nanos().div_ceil(1_000_000_000);
+    i32::try_from(seconds).map_err(|_| {
+        format!("invalid value for TTL: overflow converting int({seconds}) to int32").into()
+    })
 }
 
 /// Tells when the server gave less than was asked for.

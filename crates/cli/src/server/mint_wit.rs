@@ -10,11 +10,11 @@ use steeple_pki::{KeyType, PrivateKey};
 use steeple_proto::spire::api::server::svid::v1::MintWitsvidRequest;
 use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use steeple_proto::spire::api::types;
-use steeple_runtime::fsx;
 
 use super::SOCKET;
 use super::entry_text::wire_id;
 use super::mint_jwt::{seconds, warn_if_capped};
+use super::written;
 use crate::dispatch::{Failure, Verb};
 use crate::output::{Output, line};
 use crate::{Env, FlagSet};
@@ -90,8 +90,7 @@ impl Verb for Mint {
 }
 
 fn write(env: &mut Env, path: &Path, what: &str, title: &str, text: &str) -> Result<(), Failure> {
-    fsx::write_atomic(path, text.as_bytes(), 0o600)
-        .map_err(|error| Failure(format!("unable to write {what}: {error}")))?;
+    let path = written::write(path, text.as_bytes(), 0o600, what)?;
     env.out(&format!("{title} written to {}\n", path.display()));
     Ok(())
 }

@@ -13,12 +13,12 @@ use steeple_proto::spire::api::server::bundle::v1::GetBundleRequest;
 use steeple_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use steeple_proto::spire::api::server::svid::v1::MintX509svidRequest;
 use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
-use steeple_runtime::fsx;
 use steeple_spiffe::SpiffeId;
 use zeroize::Zeroizing;
 
 use super::SOCKET;
 use super::mint_jwt::{seconds, warn_if_capped};
+use super::written;
 use crate::dispatch::{Failure, Verb};
 use crate::output::{Output, line};
 use crate::{Env, FlagSet};
@@ -133,9 +133,7 @@ fn write(env: &mut Env, directory: &Path, minted: &Minted) -> Result<(), Failure
         ("bundle.pem", roots.as_bytes(), 0o644, "bundle", "Root CAs"),
     ];
     for (name, content, mode, what, title) in files {
-        let path = directory.join(name);
-        fsx::write_atomic(&path, content, mode)
-            .map_err(|error| Failure(format!("unable to write {what}: {error}")))?;
+        let path = written::write(&directory.join(name), content, mode, what)?;
         env.out(&format!("{title} written to {}\n", path.display()));
     }
     Ok(())

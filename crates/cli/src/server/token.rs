@@ -36,8 +36,10 @@ impl Verb for Generate {
     async fn run(&self, flags: &FlagSet, env: &mut Env) -> Result<(), Failure> {
         let id = flags.str("spiffeID");
         let agent_id = if id.is_empty() { None } else { Some(wire_id(id)?) };
-        let ttl = i32::try_from(flags.int("ttl"))
-            .map_err(|_| Failure("invalid value for TTL: overflow converting to int32".into()))?;
+        let ttl = flags.int("ttl");
+        let ttl = i32::try_from(ttl).map_err(|_| {
+            Failure(format!("invalid value for TTL: overflow converting int({ttl}) to int32"))
+        })?;
         let request = CreateJoinTokenRequest { ttl, agent_id, ..Default::default() };
         let mut client = AgentClient::new(SOCKET.channel(flags, env)?);
         let token = client.create_join_token(request).await?.into_inner();
