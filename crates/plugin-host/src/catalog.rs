@@ -408,6 +408,8 @@ impl Running {
         let closing: Vec<_> = closing.map(|plugin| async move { plugin.close().await }).collect();
         futures_util::future::join_all(closing).await;
         for voice in self.builtins.drain(..).rev() {
+            line!(voice, debug, "Unloading plugin");
+            line!(voice, debug, "Plugin deinitialized");
             line!(voice, info, "Plugin unloaded");
         }
     }

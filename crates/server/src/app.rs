@@ -260,13 +260,25 @@ impl Server {
             ..
         } = opened;
 
+        tracing::debug!(subsystem_name = "endpoints", "Initializing API endpoints");
         let w = || drain.clone();
         let tracked = config.audit_log_enabled;
         tasks.spawn("ca_manager", manager.run(w()));
         notify.spawn(bundle_hints, tasks, drain);
-        tasks.spawn("svid_rotator", rotator.run(w()));
+        let rotator = rotator.run(w());
+        tasks.spawn("svid_rotator", async move {
+            rotator.await;
+            tracing::debug!(subsystem_name = "svid_rotator", "Stopping SVID rotator");
+        });
         tasks.spawn("server_identity", listeners::follow_svid(svid, identity.clone(), w()));
-        tasks.spawn("entry_index", index_task.run(w()));
+        let following = index_task.run(w());
+        tasks.spawn("entry_index", async move {
+            following.await;
+            tracing::debug!(
+                subsystem_name = "endpoints",
+                "Stopping in-memory entry cache hydrator"
+            );
+        });
         tasks.spawn("log_reopener", signal::reopen_log(self.log.clone(), usr2, w()));
         tasks.spawn("reconfigurer", plugins.running.clone().reconfigure(usr1, w()));
         let (policy, proxies) = (guard::tls(config), guard::proxies(config));
@@ -299,7 +311,10 @@ impl Server {
         let older_than = self.config.experimental.prune_events_older_than.unwrap_or(EVENT_AGE);
         let (events, clock) = parts();
         let pruning = housekeeping::prune_events(events, clock, older_than, drain.clone());
-        tasks.spawn("prune_events", pruning);
+        tasks.spawn("prune_events", async move {
+            pruning.await;
+            tracing::debug!(subsystem_name = "endpoints", "Stopping event pruner");
+        });
         if let Some(prune) = &self.config.prune_attested_nodes {
             let what = PruneNodes {
                 expired_for: prune.expired_for,
