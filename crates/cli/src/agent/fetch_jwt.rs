@@ -52,7 +52,8 @@ impl Verb for Fetch {
             let mut stream = client.fetch_jwt_bundles(request).await?.into_inner();
             stream.message().await?.ok_or_else(|| Status::unknown("EOF"))
         })
-        .await?;
+        .await
+        .map_err(unreached)?;
         let spiffe_id = flags.str("spiffeID").to_owned();
         let request = identity::request(JwtsvidRequest { audience, spiffe_id });
         let svids = identity::within(limit, client.fetch_jwtsvid(request)).await?.into_inner();
@@ -75,4 +76,11 @@ impl Verb for Fetch {
         }
         Ok(())
     }
+}
+
+/// SPIRE says what it was after where no connection came about, and only there.
+fn unreached(status: Status) -> Failure {
+    let reached = !status.message().starts_with("connection error: ");
+    let failure = Failure::from(status);
+    if reached { failure } else { Failure(format!("failed to receive JWT bundles: {}", failure.0)) }
 }
