@@ -6,6 +6,8 @@ mod build;
 #[cfg(test)]
 mod tests;
 
+pub use build::agent_plugins;
+
 use std::{
     fmt,
     path::{Path, PathBuf},

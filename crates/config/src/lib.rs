@@ -27,7 +27,7 @@ pub mod url;
 
 pub use agent::{
     AgentConfig, AgentExperimental, AgentFlags, Bootstrap, RebootstrapMode, TrustBundleFormat,
-    UnknownWorkloadKeyType, WorkloadKeyType, load_agent,
+    UnknownWorkloadKeyType, WorkloadKeyType, agent_plugins, load_agent,
 };
 pub use common::{HealthChecks, KeyType, UnknownKeyType};
 pub use datastore::{AwsDatabase, DataStoreConfig, DatabaseType};
@@ -36,11 +36,11 @@ pub use federation::{
     AcmeConfig, BundleEndpointConfig, EndpointProfileConfig, FederatesWithConfig,
     FederatesWithProfile, FederationConfig,
 };
-pub use plugins::{ExternalPlugin, PluginConfig, PluginData};
+pub use plugins::{ExternalPlugin, PluginConfig, PluginData, PluginType};
 pub use problem::{Notice, NoticeKind, Problem, ProblemKind, Problems, UnknownSection};
 pub use server::{
     CaSubject, Cidr, LimitBy, PolicyFiles, PruneAttestedNodes, RateLimit, ServerConfig,
-    ServerExperimental, ServerFlags, load_server,
+    ServerExperimental, ServerFlags, load_server, server_plugins,
 };
 pub use telemetry::{
     M3Config, OtlpConfig, OtlpProtocol, ProfilingConfig, PrometheusConfig, PrometheusTlsConfig,

@@ -85,14 +85,16 @@ pub(crate) struct Catalog {
 }
 
 /// A plugin type and its plugins.
-pub(crate) struct PluginType {
-    pub(crate) kind: &'static str,
+#[derive(Debug)]
+pub struct PluginType {
+    /// The name that the file has for it.
+    pub kind: &'static str,
     /// Fewest that must be configured.
     pub(crate) at_least: usize,
     /// Most that may be configured; no limit when zero.
     pub(crate) at_most: usize,
     /// Plugins that can be loaded.
-    pub(crate) built: &'static [&'static str],
+    pub built: &'static [&'static str],
     /// Plugins of SPIRE's that do not exist here yet.
     pub(crate) missing: &'static [&'static str],
 }

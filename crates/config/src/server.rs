@@ -6,6 +6,8 @@ mod guard;
 mod tests;
 mod ttl;
 
+pub use build::server_plugins;
+
 use std::{
     path::{Path, PathBuf},
     time::Duration,

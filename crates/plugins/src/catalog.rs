@@ -55,7 +55,8 @@ pub enum Made {
     Core,
 }
 
-/// Every built-in plugin, sorted by side, kind and name.
+/// Every built-in plugin, sorted by side, kind and name. What SPIRE has besides, `steeple_config`
+/// knows; it refuses such a name with file and line.
 pub static BUILTINS: &[Builtin] = &[
     Builtin {
         side: Side::Agent,
@@ -143,70 +144,9 @@ pub static BUILTINS: &[Builtin] = &[
     },
 ];
 
-/// The built-in plugins of SPIRE that are not here yet, sorted likewise.
-static NOT_YET: &[(Side, Kind, &[&str])] = &[
-    (
-        Side::Agent,
-        Kind::NodeAttestor,
-        &[
-            "aws_iid",
-            "azure_imds",
-            "azure_msi",
-            "gcp_iit",
-            "http_challenge",
-            "k8s_psat",
-            "sshpop",
-            "tpm_devid",
-            "x509pop",
-        ],
-    ),
-    (Side::Agent, Kind::SvidStore, &["aws_secretsmanager", "gcp_secretmanager"]),
-    (Side::Agent, Kind::WorkloadAttestor, &["docker", "k8s", "slurm", "systemd", "windows"]),
-    (
-        Side::Server,
-        Kind::BundlePublisher,
-        &[
-            "aws_rolesanywhere_trustanchor",
-            "aws_s3",
-            "azure_blob",
-            "gcp_cloudstorage",
-            "k8s_configmap",
-        ],
-    ),
-    (Side::Server, Kind::KeyManager, &["aws_kms", "azure_key_vault", "gcp_kms", "hashicorp_vault"]),
-    (
-        Side::Server,
-        Kind::NodeAttestor,
-        &[
-            "aws_iid",
-            "azure_imds",
-            "azure_msi",
-            "gcp_iit",
-            "http_challenge",
-            "k8s_psat",
-            "sshpop",
-            "tpm_devid",
-            "x509pop",
-        ],
-    ),
-    (Side::Server, Kind::Notifier, &["gcs_bundle", "k8sbundle"]),
-    (
-        Side::Server,
-        Kind::UpstreamAuthority,
-        &["aws_pca", "awssecret", "cert-manager", "gcp_cas", "vault"],
-    ),
-];
-
 /// The built-in plugin of this name.
 pub fn find(side: Side, kind: Kind, name: &str) -> Option<&'static Builtin> {
     BUILTINS.iter().find(|it| (it.side, it.kind, it.name) == (side, kind, name))
-}
-
-/// Whether SPIRE has a built-in plugin of this name that is not here yet.
-pub fn is_not_yet_available(side: Side, kind: Kind, name: &str) -> bool {
-    NOT_YET.iter().any(|(of_side, of_kind, names)| {
-        (*of_side, *of_kind) == (side, kind) && names.contains(&name)
-    })
 }
 
 /// Makes the plugin that a configuration asks for; no `data` is no `plugin_data`.
@@ -222,7 +162,7 @@ pub fn make(
 ) -> Result<Made, PluginError> {
     match find(side, kind, name) {
         Some(builtin) => (builtin.make)(data, host),
-        None => Err(missing(side, kind, name)),
+        None => Err(missing(kind, name)),
     }
 }
 
@@ -238,7 +178,7 @@ pub fn key_manager(
 ) -> Result<Arc<dyn KeyManager>, PluginError> {
     match make(side, Kind::KeyManager, name, data, host)? {
         Made::KeyManager(made) => Ok(made),
-        _ => Err(missing(side, Kind::KeyManager, name)),
+        _ => Err(missing(Kind::KeyManager, name)),
     }
 }
 
@@ -256,7 +196,7 @@ pub fn node_evidence(
 ) -> Result<Arc<dyn NodeEvidence>, PluginError> {
     match make(Side::Agent, Kind::NodeAttestor, name, data, host)? {
         Made::NodeEvidence(made) => Ok(made),
-        _ => Err(missing(Side::Agent, Kind::NodeAttestor, name)),
+        _ => Err(missing(Kind::NodeAttestor, name)),
     }
 }
 
@@ -271,7 +211,7 @@ pub fn workload_attestor(
 ) -> Result<Arc<dyn WorkloadAttestor>, PluginError> {
     match make(Side::Agent, Kind::WorkloadAttestor, name, data, host)? {
         Made::WorkloadAttestor(made) => Ok(made),
-        _ => Err(missing(Side::Agent, Kind::WorkloadAttestor, name)),
+        _ => Err(missing(Kind::WorkloadAttestor, name)),
     }
 }
 
@@ -288,7 +228,7 @@ pub fn validate(
 ) -> Result<Vec<String>, PluginError> {
     match find(side, kind, name) {
         Some(builtin) => (builtin.check)(data),
-        None => Err(missing(side, kind, name)),
+        None => Err(missing(kind, name)),
     }
 }
 
@@ -296,16 +236,10 @@ fn no_notes((): ()) -> Vec<String> {
     Vec::new()
 }
 
-fn missing(side: Side, kind: Kind, name: &str) -> PluginError {
+fn missing(kind: Kind, name: &str) -> PluginError {
     let shown: String = name.chars().take(MAX_ECHO).collect();
-    let (code, message) = match is_not_yet_available(side, kind, name) {
-        true => (
-            Code::Unimplemented,
-            format!("built-in plugin {shown:?} for type \"{kind}\" is not available yet"),
-        ),
-        false => (Code::NotFound, format!("no built-in plugin {shown:?} for type \"{kind}\"")),
-    };
-    PluginError { code, message }
+    let message = format!("no built-in plugin {shown:?} for type \"{kind}\"");
+    PluginError { code: Code::NotFound, message }
 }
 
 #[cfg(test)]

@@ -68,6 +68,11 @@ static CATALOG: Catalog = Catalog {
     ],
 };
 
+/// The plugin types of the agent, with what is built in.
+pub fn agent_plugins() -> &'static [PluginType] {
+    CATALOG.types
+}
+
 pub(super) fn build(
     source: &Source,
     flags: &AgentFlags,

@@ -87,6 +87,11 @@ static CATALOG: Catalog = Catalog {
     ],
 };
 
+/// The plugin types of the server, with what is built in.
+pub fn server_plugins() -> &'static [PluginType] {
+    CATALOG.types
+}
+
 pub(super) fn build(
     source: &Source,
     flags: &ServerFlags,
