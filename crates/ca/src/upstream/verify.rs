@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use steeple_pki::bundle::MAX_KEYS;
 use steeple_pki::verify::{self, VerifyError, X509Roots};
 use steeple_pki::x509::Certificate;
 use steeple_pki::{Signer, X509Authority};
@@ -57,10 +58,8 @@ pub(super) async fn minted(
 /// # Errors
 /// It is longer than any bundle's.
 pub(super) fn count(count: usize) -> Result<(), InvalidMint> {
-    if count > MAX_AUTHORITIES { Err(InvalidMint::Many(count)) } else { Ok(()) }
+    if count > MAX_KEYS { Err(InvalidMint::Many(count)) } else { Ok(()) }
 }
 
 /// With a leaf below, this is the longest that anybody verifies.
 const MAX_CHAIN: usize = verify::MAX_CHAIN_LEN - 1;
-/// More than any bundle has.
-const MAX_AUTHORITIES: usize = 4096;

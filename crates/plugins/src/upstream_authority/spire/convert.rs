@@ -3,15 +3,13 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
+use steeple_pki::bundle::MAX_KEYS;
 use steeple_pki::x509::Certificate;
 use steeple_pki::{JwtAuthority, PublicKey, X509Authority};
 use steeple_plugin::{Code, LocalBundle, PluginError};
 use steeple_proto::spire::api::types;
 
 use super::error;
-
-/// More authorities than any bundle has, and more certificates than any chain.
-const MAX_COUNT: usize = 4096;
 
 pub(super) fn chain(chain: &[Bytes]) -> Result<Vec<Certificate>, PluginError> {
     count(chain.len())?;
@@ -75,7 +73,7 @@ fn to_unix(at: SystemTime) -> i64 {
 }
 
 fn count(count: usize) -> Result<(), PluginError> {
-    if count > MAX_COUNT {
+    if count > MAX_KEYS {
         return Err(internal(format!("answer of the upstream server has {count} authorities")));
     }
     Ok(())
