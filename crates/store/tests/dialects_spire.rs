@@ -11,7 +11,6 @@
 mod common;
 
 use std::collections::BTreeSet;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -46,9 +45,7 @@ impl Spire {
         let connection_string = fixture.server.connection_string(&fixture.name);
         let path = dir.path().join("server.conf");
         // SPIRE takes port 0 for its default; a port that is lost to another is tried again.
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let port = listener.local_addr().unwrap().port();
-        drop(listener);
+        let port = steeple_testkit::free_port().unwrap();
         let place = dir.path().display();
         let config = format!(
             r#"server {{ bind_address = "127.0.0.1" bind_port = "{port}"

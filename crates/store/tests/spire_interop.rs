@@ -2,7 +2,6 @@
 //! says so and passes.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
@@ -49,7 +48,7 @@ impl Spire {
     fn start(&mut self) {
         let dir = self.dir.path().display();
         // SPIRE takes port 0 for its default.
-        let port = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+        let port = steeple_testkit::free_port().unwrap();
         let config = format!(
             r#"server {{ bind_address = "127.0.0.1" bind_port = "{port}" socket_path = "{dir}/api.sock"
                  trust_domain = "example.org" data_dir = "{dir}" log_level = "WARN" }}
