@@ -209,7 +209,20 @@ impl Upstream {
         self.append(addition).await
     }
 
+    /// However many updates come, our bundle stays within its bounds.
     async fn append(&self, addition: Bundle) -> Result<Bundle, RotationError> {
+        if let Some(known) = self.store.bundle().await? {
+            let is_new = |key: &&JwtAuthority| {
+                let same = |it: &JwtAuthority| {
+                    it.key_id == key.key_id && it.public_key == key.public_key
+                };
+                !known.jwt_authorities.iter().any(same)
+            };
+            let roots = known.x509_authorities.len() + addition.x509_authorities.len();
+            let added = addition.jwt_authorities.iter().filter(is_new).count();
+            let keys = known.jwt_authorities.len() + added;
+            verify::count(roots.max(keys)).map_err(RotationError::Minted)?;
+        }
         let bundle = self.store.append_bundle(addition).await?;
         self.bundle_changed();
         Ok(bundle)

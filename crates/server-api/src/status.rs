@@ -157,7 +157,8 @@ impl Answer for BundleError {
     fn code(&self) -> Code {
         match self {
             Self::NotFound => Code::NotFound,
-            Self::Exists => Code::AlreadyExists,
+            Self::Exists | Self::KeyIdTaken => Code::AlreadyExists,
+            Self::Full => Code::ResourceExhausted,
             Self::TrustDomain(_)
             | Self::Own { .. }
             | Self::RemoveOwn

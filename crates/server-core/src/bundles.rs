@@ -22,6 +22,14 @@ const FRESH: Duration = Duration::from_secs(1);
 /// How old a bundle may be that is answered while the datastore cannot be reached.
 const USABLE_IN_OUTAGE: Duration = Duration::from_secs(60 * 60);
 
+/// With this many JWT authorities in our bundle, servers below add no more. (Servers of our own
+/// do, so that nobody below can keep them from rotating.) Agents get the bundle whole, in messages
+/// of 4 MiB at most.
+const MAX_PUBLISHED: usize = 1000;
+
+/// The longest key ID of a server below, in bytes.
+const MAX_KEY_ID: usize = 255;
+
 /// Why a use case about bundles failed.
 #[derive(Debug, thiserror::Error)]
 #[expect(missing_docs, reason = "each variant is its text")]
@@ -46,6 +54,10 @@ pub enum BundleError {
     NoJwtAuthority,
     #[error("invalid JWT authority")]
     PublishedJwtAuthority(#[source] AuthorityRule),
+    #[error("another JWT authority has this key ID")]
+    KeyIdTaken,
+    #[error("the bundle has no room for more JWT authorities")]
+    Full,
     #[error("failed to convert bundle")]
     Malformed(#[source] BundleRule),
     #[error("failed to fetch bundle")]
@@ -80,6 +92,8 @@ pub enum AuthorityRule {
     Key(#[from] KeyError),
     #[error("missing key ID")]
     NoKeyId,
+    #[error("key ID is longer than {MAX_KEY_ID} bytes")]
+    LongKeyId,
 }
 
 /// What is wrong with a bundle.
@@ -240,6 +254,9 @@ impl Bundles {
     ) -> Result<Vec<JwtAuthority>, BundleError> {
         let authority = authority.ok_or(BundleError::NoJwtAuthority)?;
         let mut keys = jwt_authorities(&[authority]).map_err(BundleError::PublishedJwtAuthority)?;
+        for key in &keys {
+            self.check_published(key).await?;
+        }
         let appended = match (&self.publisher, keys.pop()) {
             (Some(manager), Some(key)) => {
                 manager.publish_jwt_key(key).await.map_err(BundleError::PublishUpward)?
@@ -252,6 +269,22 @@ impl Bundles {
         };
         self.forget();
         Ok(appended.jwt_authorities)
+    }
+
+    /// Whether a server below may add `key`. A key under another's ID would make that one's tokens
+    /// fail wherever the later key of an ID counts.
+    async fn check_published(&self, key: &JwtAuthority) -> Result<(), BundleError> {
+        if key.key_id.len() > MAX_KEY_ID {
+            return Err(BundleError::PublishedJwtAuthority(AuthorityRule::LongKeyId));
+        }
+        let bundle = self.store.fetch_bundle(&self.trust_domain).await;
+        let Some(bundle) = bundle.map_err(BundleError::Publish)? else { return Ok(()) };
+        match bundle.find_jwt_authority(&key.key_id) {
+            Some(known) if known.public_key == key.public_key => Ok(()),
+            Some(_) => Err(BundleError::KeyIdTaken),
+            None if bundle.jwt_authorities.len() >= MAX_PUBLISHED => Err(BundleError::Full),
+            None => Ok(()),
+        }
     }
 
     /// How many bundles there are, our own among them.

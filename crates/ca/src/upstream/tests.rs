@@ -13,7 +13,7 @@ use tokio::sync::mpsc;
 
 use super::*;
 use crate::credentials::WorkloadX509Params;
-use crate::error::AuthorityError;
+use crate::error::{AuthorityError, InvalidMint};
 use crate::manager::{AuthorityKind, CaManager};
 use crate::testing::{DAY, HOUR, World, config, noon};
 use steeple_proto::journal::Status;
@@ -380,6 +380,31 @@ async fn jwt_keys_go_up_and_those_of_others_come_down() {
     let bundle = manager.publish_jwt_key(below).await.unwrap();
     assert_eq!(bundle.jwt_authorities.len(), 3);
     assert_eq!(scene.above.keys.lock().unwrap().as_ref().unwrap().len(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_always_has_new_keys_does_not_fill_our_bundle() {
+    let scene = Scene::new().await;
+    *scene.above.keys.lock().unwrap() = Some(vec![]);
+    let manager = scene.started().await;
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let keys = |name: &str| -> Vec<JwtAuthority> {
+        let key = |number| JwtAuthority {
+            key_id: format!("{name}{number}"),
+            public_key: key.public_key().clone(),
+            expires_at: Some(noon() + DAY),
+            tainted: false,
+        };
+        (0..2500).map(key).collect()
+    };
+    let below = keys("below").remove(0);
+    scene.above.keys.lock().unwrap().as_mut().unwrap().extend(keys("a"));
+    let held = manager.publish_jwt_key(below.clone()).await.unwrap().jwt_authorities.len();
+    *scene.above.keys.lock().unwrap() = Some(keys("b"));
+    let error = manager.publish_jwt_key(below).await.unwrap_err();
+    assert!(matches!(error, RotationError::Minted(InvalidMint::Many(_))), "{error}");
+    let bundle = scene.world.durable().bundle.clone().unwrap();
+    assert_eq!(bundle.jwt_authorities.len(), held);
 }
 
 #[tokio::test(start_paused = true)]

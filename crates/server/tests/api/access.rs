@@ -6,7 +6,8 @@ use steeple_pki::x509::DistinguishedName;
 use steeple_pki::{Certificate, csr};
 use steeple_proto::spire::api::server::bundle::v1::bundle_client::BundleClient;
 use steeple_proto::spire::api::server::bundle::v1::{
-    BatchSetFederatedBundleRequest, GetBundleRequest,
+    AppendBundleRequest, BatchSetFederatedBundleRequest, GetBundleRequest,
+    PublishJwtAuthorityRequest,
 };
 use steeple_proto::spire::api::server::entry::v1 as entry_pb;
 use steeple_proto::spire::api::server::entry::v1::entry_client::EntryClient;
@@ -101,6 +102,40 @@ async fn a_downstream_server_gets_a_ca_of_its_own() {
     let refused = client.new_downstream_x509ca(junk).await.unwrap_err();
     assert_eq!(refused.code(), Code::InvalidArgument);
     assert!(refused.message().starts_with("malformed CSR: "));
+    server.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_downstream_server_cannot_fill_the_bundle_or_take_a_key_id() {
+    let directory = directory();
+    let server = start(&directory, "").await;
+    let lower = minted(&server, "/lower").await;
+    server.create(types::Entry { downstream: true, ..entry(&id("/node"), "/lower") }).await;
+    let mut client = BundleClient::new(server.remote(Some(&lower)).await);
+    let public_key = new_key().public_key().spki_der().to_vec();
+    let key = |key_id: &str| types::JwtKey {
+        key_id: key_id.to_owned(),
+        public_key: public_key.clone().into(),
+        expires_at: 4_000_000_000,
+        ..types::JwtKey::default()
+    };
+    let publish = |key| PublishJwtAuthorityRequest { jwt_authority: Some(key) };
+
+    let refused = client.publish_jwt_authority(publish(key(&"k".repeat(256)))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::InvalidArgument);
+    let theirs = server.bundle().await.jwt_authorities[0].key_id.clone();
+    let refused = client.publish_jwt_authority(publish(key(&theirs))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::AlreadyExists, "{refused}");
+    assert_eq!(server.bundle().await.jwt_authorities.len(), 1);
+
+    let jwt_authorities = (0..998).map(|number| key(&format!("key{number}"))).collect();
+    let append = AppendBundleRequest { jwt_authorities, ..AppendBundleRequest::default() };
+    BundleClient::new(server.local()).append_bundle(append).await.unwrap();
+    client.publish_jwt_authority(publish(key("last"))).await.unwrap();
+    client.publish_jwt_authority(publish(key("last"))).await.expect("it is there already");
+    let refused = client.publish_jwt_authority(publish(key("more"))).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted, "{refused}");
+    assert_eq!(server.bundle().await.jwt_authorities.len(), 1000);
     server.stop().await;
 }
 
