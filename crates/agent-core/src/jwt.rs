@@ -110,6 +110,12 @@ impl JwtSvids {
         count
     }
 
+    /// Tokens from a time that has not come yet go, as after the clock was set back: those who
+    /// check them refuse them. Gives how many.
+    pub fn forget_issued_after(&self, now: SystemTime) -> usize {
+        self.cache().forget_issued_after(now)
+    }
+
     /// How many tokens are held.
     pub fn count(&self) -> usize {
         self.cache().slots.len()
@@ -232,6 +238,17 @@ impl JwtCache {
         if let Some(slot) = self.slots.remove(key) {
             self.by_use.remove(&slot.used);
         }
+    }
+
+    fn forget_issued_after(&mut self, now: SystemTime) -> usize {
+        let early: Vec<JwtKey> = self
+            .slots
+            .iter()
+            .filter(|(_, slot)| slot.svid.issued_at > now)
+            .map(|(key, _)| key.clone())
+            .collect();
+        early.iter().for_each(|key| self.remove(key));
+        early.len()
     }
 
     fn forget_keys(&mut self, key_ids: &HashSet<String>) -> BTreeMap<Arc<str>, usize> {

@@ -21,7 +21,7 @@ pub use wit::WorkloadWitParams;
 use crate::config::CaConfig;
 use crate::error::CaError;
 use crate::kind::{JwtKey, WitKey, X509Ca};
-use crate::rotation::Authority;
+use crate::rotation::{Authority, FUTURE_TOLERANCE};
 
 mod compose;
 mod jwt;
@@ -166,6 +166,12 @@ impl Credentials {
 
     fn active_x509(&self, now: SystemTime) -> Result<Arc<ActiveX509>, CaError> {
         let active = self.0.x509.load_full().ok_or(CaError::NoX509Ca)?;
+        // After a clock was set back the rotation replaces it at its next look. An upstream's
+        // clock is its own, and for who verifies to judge.
+        let not_before = active.certificate.not_before();
+        if active.upstream_chain.is_empty() && now + FUTURE_TOLERANCE < not_before {
+            return Err(CaError::X509CaNotYetValid(not_before));
+        }
         match active.certificate.not_after() {
             not_after if now < not_after => Ok(active),
             not_after => Err(CaError::X509CaExpired(not_after)),

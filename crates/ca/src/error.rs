@@ -16,6 +16,9 @@ pub enum CaError {
     /// The active X.509 authority has expired and no other has taken over.
     #[error("X509 CA is not available for signing: it expired at {}", rfc3339(*.0))]
     X509CaExpired(SystemTime),
+    /// The active X.509 authority is from the future: the clock was set back.
+    #[error("X509 CA is not available for signing: it is not valid until {}", rfc3339(*.0))]
+    X509CaNotYetValid(SystemTime),
     /// The active JWT authority has expired and no other has taken over.
     #[error("JWT key is not available for signing: it expired at {}", rfc3339(*.0))]
     JwtKeyExpired(SystemTime),

@@ -431,7 +431,7 @@ pub const TICK: Duration = Duration::from_secs(10);
 
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// A clock may be corrected by this much without anything being made anew.
-const FUTURE_TOLERANCE: Duration = Duration::from_secs(5 * 60);
+pub(crate) const FUTURE_TOLERANCE: Duration = Duration::from_secs(5 * 60);
 
 #[cfg(test)]
 mod tests;

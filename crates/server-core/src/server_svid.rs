@@ -75,7 +75,7 @@ impl ServerSvidRotator {
                 () = drain.signalled() => return,
                 Ok(()) = self.tainted.changed() => forced |= self.is_tainted(),
                 _ = tick.tick() => {
-                    let due = forced || past_half_life(&self.current.borrow().chain[0], self.clock.now());
+                    let due = forced || is_due(&self.current.borrow().chain[0], self.clock.now());
                     if due && self.rotate().await {
                         forced = false;
                     }
@@ -146,7 +146,9 @@ async fn make_one(
     Ok(ServerSvid { chain, key: Arc::new(key) })
 }
 
-fn past_half_life(certificate: &Certificate, now: SystemTime) -> bool {
-    let life = certificate.not_after().duration_since(certificate.not_before()).unwrap_or_default();
-    now > certificate.not_before() + life / 2
+/// Past half of its life, or not valid yet, as after a clock was set back: nobody would accept it.
+fn is_due(certificate: &Certificate, now: SystemTime) -> bool {
+    let (begin, end) = (certificate.not_before(), certificate.not_after());
+    let life = end.duration_since(begin).unwrap_or_default();
+    now < begin || now > begin + life / 2
 }

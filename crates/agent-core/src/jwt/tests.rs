@@ -126,6 +126,16 @@ async fn tokens_of_a_withdrawn_key_are_dropped() {
 }
 
 #[tokio::test]
+async fn tokens_from_the_future_go_when_the_clock_was_set_back() {
+    let (_, tokens) = tokens(10);
+    let entry = entry("a", &["uid:1"]);
+    tokens.fetch(&entry, &audience(&["x"]), NOON).await.unwrap();
+    assert_eq!(tokens.forget_issued_after(NOON), 0);
+    assert_eq!(tokens.forget_issued_after(NOON - HOUR), 1);
+    assert_eq!(tokens.count(), 0);
+}
+
+#[tokio::test]
 async fn an_oversized_token_is_served_but_not_kept() {
     let (_, tokens) = tokens(10);
     let entry = entry("a", &["uid:1"]);

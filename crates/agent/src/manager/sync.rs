@@ -2,18 +2,23 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use steeple_agent_core::bundle::{Bundles, CachedBundle};
 use steeple_agent_core::entry::Entry;
 use steeple_agent_core::node::Refusal;
 use steeple_agent_core::sync::{EntryDelta, KnownEntries, SyncSchedule};
 use steeple_pki::Bundle;
+use steeple_pki::x509::Certificate;
 use steeple_spiffe::TrustDomain;
 use steeple_telemetry as telemetry;
 use tracing::{error, info, warn};
 
 use super::{Manager, SUBSYSTEM, SyncState};
 use crate::error::AgentError;
+
+/// A clock that goes back by more was set back; by less, it is being kept right.
+const CLOCK_STEP: Duration = Duration::from_secs(10);
 
 impl Manager {
     /// One sync: entries by difference, bundles, and what follows from both.
@@ -81,8 +86,14 @@ impl Manager {
     /// Syncs for as long as the server has this agent; gives why it has not.
     pub(super) async fn sync_loop(&self, schedule: &mut SyncSchedule) -> AgentError {
         let mut pause = schedule.first();
+        let mut seen = self.clock.now();
         loop {
             tokio::time::sleep(pause).await;
+            let now = self.clock.now();
+            if now + CLOCK_STEP < seen {
+                self.clock_was_set_back(now);
+            }
+            seen = now;
             pause = match self.synchronize().await {
                 Ok(()) => {
                     self.contact_restored();
@@ -103,6 +114,19 @@ impl Manager {
                 }
             };
         }
+    }
+
+    /// What was issued in a time that is yet to come again is replaced: nobody would accept it.
+    fn clock_was_set_back(&self, now: SystemTime) {
+        let early = |leaf: &Certificate| leaf.not_before() > now;
+        let x509_svids = self
+            .cache
+            .discard(&self.cache.signed_entries(), |held| held.chain().first().is_some_and(early));
+        let jwt_svids = self.jwt.forget_issued_after(now);
+        warn!(
+            subsystem_name = SUBSYSTEM,
+            x509_svids, jwt_svids, "The clock was set back; replacing SVIDs that are not valid yet"
+        );
     }
 
     /// Either the server is an impostor or its authority was replaced while

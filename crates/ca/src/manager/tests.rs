@@ -99,6 +99,23 @@ fn a_restart_makes_anew_only_what_does_not_agree() {
 }
 
 #[test]
+fn an_authority_from_the_future_signs_nothing_and_the_next_tick_replaces_it() {
+    let (world, clock) = (World::new(), ManualClock::new(noon() + DAY));
+    let manager = started(&world, &config(), &clock);
+    let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+    let credentials = manager.credentials();
+    let sign = || run(credentials.sign_x509_svid(x509_params(&key), clock.now())).unwrap();
+    // As clocks are when they are kept right.
+    clock.set(noon() + DAY - Duration::from_secs(60));
+    assert!(sign().is_ok());
+    clock.set(noon());
+    assert!(matches!(sign(), Err(CaError::X509CaNotYetValid(_))), "{:?}", sign());
+    run(manager.tick()).unwrap().unwrap();
+    let chain = sign().unwrap();
+    assert!(chain[0].not_before() <= noon());
+}
+
+#[test]
 fn an_expired_authority_signs_nothing_and_the_next_tick_replaces_it() {
     let (world, clock) = (World::new(), ManualClock::new(noon()));
     let manager = started(&world, &config(), &clock);
