@@ -33,7 +33,7 @@ pub enum ServerError {
     Svid(#[from] ServerSvidError),
     #[error("unable to read the registration entries: {0}")]
     Index(#[source] StoreError),
-    #[error("unable to listen on {address}: {source}")]
+    #[error("listen tcp {address}: bind: {}", in_gos_words(source))]
     Tcp { address: String, source: io::Error },
     #[error(transparent)]
     Unix(#[from] BindError),
@@ -49,4 +49,10 @@ pub enum ServerError {
     Signals(#[source] io::Error),
     #[error("task {0} panicked")]
     Panicked(&'static str),
+}
+
+/// An error of the system as Go prints it: without a number, in lower case.
+fn in_gos_words(error: &io::Error) -> String {
+    let text = error.to_string();
+    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
