@@ -16,12 +16,15 @@ use steeple_testkit::DatabaseKind;
 
 const IN_2033: i64 = 2_000_000_000;
 
-/// A database of each kind that there is, SQLite first, with what keeps it alive.
-async fn each() -> Vec<(String, Arc<dyn Store>, Box<dyn std::any::Any>)> {
+/// A database by its name, with what keeps it alive.
+type Database = (String, Arc<dyn Store>, Box<dyn std::any::Any>);
+
+/// A database of each kind that there is, SQLite first.
+async fn each() -> Vec<Database> {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("datastore.sqlite3");
     let config = StoreConfig::sqlite(path.to_str().unwrap(), "1.15.0");
-    let mut all: Vec<(String, Arc<dyn Store>, Box<dyn std::any::Any>)> =
+    let mut all: Vec<Database> =
         vec![("SQLite".to_owned(), open(&config).await.unwrap(), Box::new(dir))];
     for fixture in Fixture::each() {
         all.push((format!("{:?}", fixture.server.kind()), fixture.open().await, Box::new(fixture)));
