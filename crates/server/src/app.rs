@@ -265,20 +265,11 @@ impl Server {
         let tracked = config.audit_log_enabled;
         tasks.spawn("ca_manager", manager.run(w()));
         notify.spawn(bundle_hints, tasks, drain);
-        let rotator = rotator.run(w());
-        tasks.spawn("svid_rotator", async move {
-            rotator.await;
-            tracing::debug!(subsystem_name = "svid_rotator", "Stopping SVID rotator");
-        });
+        let rotator = until(rotator.run(w()), "svid_rotator", "Stopping SVID rotator");
+        tasks.spawn("svid_rotator", rotator);
         tasks.spawn("server_identity", listeners::follow_svid(svid, identity.clone(), w()));
-        let following = index_task.run(w());
-        tasks.spawn("entry_index", async move {
-            following.await;
-            tracing::debug!(
-                subsystem_name = "endpoints",
-                "Stopping in-memory entry cache hydrator"
-            );
-        });
+        let words = "Stopping in-memory entry cache hydrator";
+        tasks.spawn("entry_index", until(index_task.run(w()), "endpoints", words));
         tasks.spawn("log_reopener", signal::reopen_log(self.log.clone(), usr2, w()));
         tasks.spawn("reconfigurer", plugins.running.clone().reconfigure(usr1, w()));
         let (policy, proxies) = (guard::tls(config), guard::proxies(config));
@@ -409,6 +400,12 @@ fn tell(notice: &Notice) {
 /// Whether an earlier run made CA keys here.
 async fn holds_ca_keys(key_manager: &dyn KeyManager) -> bool {
     key_manager.keys().await.is_ok_and(|keys| keys.iter().any(|(id, _)| id.starts_with("x509-CA-")))
+}
+
+/// Runs a part to its end, and says so.
+async fn until(part: impl Future<Output = ()>, subsystem_name: &str, words: &str) {
+    part.await;
+    tracing::debug!(subsystem_name, "{words}");
 }
 
 async fn remind_of_lost_database(mut drain: Watcher) {
