@@ -4,13 +4,13 @@ use std::error::Error as _;
 use std::io;
 
 use hyper_util::rt::TokioIo;
+use steeple_runtime::gotext;
 use tokio::net::UnixStream;
 use tonic::transport::{Channel, Endpoint};
 use tonic::{Code, Status};
 
 use crate::Env;
 use crate::dispatch::Failure;
-use crate::env;
 use crate::flags::FlagSet;
 
 /// One program's socket: its default, and the variables that override it.
@@ -74,7 +74,7 @@ pub(crate) fn channel(path: String, dialed: &'static str) -> Channel {
                 UnixStream::connect(&path).await.map(TokioIo::new).map_err(|error| {
                     io::Error::new(
                         error.kind(),
-                        format!("dial unix {dialed}{path}: connect: {}", env::describe(&error)),
+                        format!("dial unix {dialed}{path}: connect: {}", gotext::system(&error)),
                     )
                 })
             }

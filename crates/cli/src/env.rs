@@ -2,6 +2,8 @@
 
 use std::io::{self, Read, Write};
 
+use steeple_runtime::gotext;
+
 /// The surroundings of one invocation; tests hand in buffers.
 pub struct Env {
     stdin: Box<dyn Read + Send>,
@@ -60,7 +62,7 @@ impl Env {
             (&mut self.stdin).take(LIMIT + 1).read_to_end(&mut content)?;
         } else {
             let file = std::fs::File::open(path).map_err(|error| {
-                io::Error::new(error.kind(), format!("open {path}: {}", describe(&error)))
+                io::Error::new(error.kind(), format!("open {path}: {}", gotext::system(&error)))
             })?;
             file.take(LIMIT + 1).read_to_end(&mut content)?;
         }
@@ -68,16 +70,5 @@ impl Env {
             return Err(io::Error::other(format!("{path} is larger than 64 MiB")));
         }
         Ok(content)
-    }
-}
-
-/// An I/O error in the words of Go (`no such file or directory`).
-pub(crate) fn describe(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
     }
 }

@@ -57,7 +57,7 @@ pub enum FetchError {
     #[error("no usable root certificates on this system")]
     Roots,
     /// No connection.
-    #[error("unable to connect: {0}")]
+    #[error("{0}")]
     Connect(#[source] io::Error),
     /// The server's certificate is no SVID of the server that was meant.
     #[error("{0}")]

@@ -23,7 +23,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use steeple_net::tls::IdentitySlot;
-use steeple_runtime::Clock;
+use steeple_runtime::{Clock, gotext};
 use steeple_spiffe::TrustDomain;
 use steeple_web::Listener;
 use tokio::net::{TcpListener, lookup_host};
@@ -60,7 +60,7 @@ pub(crate) async fn bind(address: String) -> io::Result<Listener> {
     match bind_first(address.clone()).await {
         Ok(listener) => Ok(Listener::from(listener)),
         Err(error) => {
-            let text = format!("listen tcp {address}: bind: {error}");
+            let text = format!("listen tcp {address}: bind: {}", gotext::system(&error));
             Err(io::Error::new(error.kind(), text))
         }
     }

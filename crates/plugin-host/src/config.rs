@@ -29,7 +29,7 @@ impl Source {
             Self::Fixed(text) => Ok(text.clone()),
             Self::File(path) => {
                 let failed = |error: std::io::Error| {
-                    format!("open {}: {}", path.display(), crate::error::go_text(&error))
+                    format!("open {}: {}", path.display(), steeple_runtime::gotext::system(&error))
                 };
                 let length = tokio::fs::metadata(path).await.map_err(failed)?.len();
                 if length > MAX_FILE {

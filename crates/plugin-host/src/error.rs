@@ -69,17 +69,6 @@ pub enum LaunchError {
     Host(String),
 }
 
-/// An I/O error as Go words it: in lower case, without the number.
-pub(crate) fn go_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut chars = text.chars();
-    match chars.next() {
-        Some(first) => first.to_lowercase().chain(chars).collect(),
-        None => String::new(),
-    }
-}
-
 /// A list as Go's `%q` prints it.
 fn quoted(names: &[String]) -> String {
     let names: Vec<_> = names.iter().map(|name| format!("{name:?}")).collect();

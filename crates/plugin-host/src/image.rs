@@ -10,8 +10,9 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{MemfdFlags, SealFlags};
 use steeple_pki::digest::Sha256;
+use steeple_runtime::gotext;
 
-use crate::error::{HostError, LaunchError, go_text};
+use crate::error::{HostError, LaunchError};
 
 /// The largest program that is copied.
 const MAX_PROGRAM: u64 = 1024 * 1024 * 1024;
@@ -125,7 +126,7 @@ fn memory() -> io::Result<OwnedFd> {
 }
 
 fn text(path: &Path, error: &io::Error) -> String {
-    format!("open {}: {}", path.display(), go_text(error))
+    format!("open {}: {}", path.display(), gotext::system(error))
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::time::Duration;
 use hyper_util::rt::TokioIo;
 use nix::sys::signal::{Signal, killpg};
 use nix::unistd::Pid;
-use steeple_runtime::Tasks;
+use steeple_runtime::{Tasks, gotext};
 use tokio::io::AsyncRead;
 use tokio::net::{TcpStream, UnixStream};
 use tokio::process::Child;
@@ -17,7 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use crate::diagnose;
-use crate::error::{LaunchError, go_text};
+use crate::error::LaunchError;
 use crate::handshake::{self, Address};
 use crate::image::Image;
 use crate::output::{self, Lines, Voice};
@@ -215,7 +215,7 @@ fn root_text(error: &(dyn std::error::Error + 'static)) -> String {
         root = source;
     }
     match root.downcast_ref::<std::io::Error>() {
-        Some(error) => go_text(error),
+        Some(error) => gotext::system(error),
         None => root.to_string(),
     }
 }

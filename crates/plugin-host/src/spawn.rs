@@ -12,10 +12,11 @@ use std::sync::OnceLock;
 use std::sync::mpsc;
 
 use rustix::process::{Pid, Signal};
+use steeple_runtime::gotext;
 use tokio::process::{Child, Command};
 use tokio::sync::oneshot;
 
-use crate::error::{LaunchError, go_text};
+use crate::error::LaunchError;
 use crate::image::Image;
 use crate::spec::Spec;
 
@@ -51,7 +52,7 @@ pub fn exec_if_asked() -> Option<ExitCode> {
 
 #[expect(clippy::print_stdout, reason = "the host reads what a plugin prints first")]
 fn announce_failure(error: &io::Error) {
-    println!("{EXEC_FAILED}{}", go_text(error));
+    println!("{EXEC_FAILED}{}", gotext::system(error));
 }
 
 struct Order {
@@ -64,7 +65,7 @@ struct Order {
 pub(crate) async fn spawn(spec: &Spec, image: &Image) -> Result<Child, LaunchError> {
     let failed = |error: &io::Error| LaunchError::Exec {
         path: image.path().to_owned(),
-        reason: go_text(error),
+        reason: gotext::system(error),
     };
     let command = command(spec, image);
     let runtime = tokio::runtime::Handle::current();

@@ -6,6 +6,8 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::gotext;
+
 /// A temporary file of ours that is older than this was left by a process that died.
 const STALE: Duration = Duration::from_secs(3600);
 
@@ -127,7 +129,7 @@ fn parent(path: &Path) -> &Path {
 }
 
 fn at(path: &Path, doing: &str, error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), format!("{doing} {}: {error}", path.display()))
+    io::Error::new(error.kind(), format!("{doing} {}: {}", path.display(), gotext::system(error)))
 }
 
 /// The permission bits of the file at `path`.

@@ -16,6 +16,7 @@ pub mod clock;
 pub mod drain;
 pub mod duration;
 pub mod fsx;
+pub mod gotext;
 pub mod log;
 pub mod rlimit;
 pub mod secret;

@@ -151,7 +151,7 @@ pub enum LogError {
     #[error("unknown logger format: {0:?}")]
     UnknownFormat(String),
     /// The log file could not be opened.
-    #[error("open {}: {source}", path.display())]
+    #[error("open {}: {}", path.display(), crate::gotext::system(source))]
     Open {
         /// The path of the log file.
         path: PathBuf,

@@ -6,6 +6,7 @@ use std::net::{Ipv6Addr, SocketAddr};
 use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use steeple_runtime::gotext;
 use tokio::net::{TcpListener, UnixListener, lookup_host};
 
 /// A bound socket that nobody serves yet.
@@ -25,7 +26,7 @@ pub enum ListenError {
     #[error("listen tcp: {0}")]
     Address(String),
     /// The name cannot be looked up.
-    #[error("listen tcp: lookup {host}: {source}")]
+    #[error("listen tcp: {}", gotext::lookup(host, source))]
     Lookup {
         /// The name.
         host: String,
@@ -33,7 +34,7 @@ pub enum ListenError {
         source: io::Error,
     },
     /// The system refuses, for example because somebody else has it.
-    #[error("listen {network} {address}: {source}")]
+    #[error("listen {network} {address}: bind: {}", gotext::system(source))]
     Bind {
         /// `tcp` or `unix`.
         network: &'static str,

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use rustls_pki_types::ServerName;
+use steeple_runtime::gotext;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
@@ -27,7 +28,7 @@ const TCP_KEEPALIVE_SECONDS: u32 = 30;
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
     /// The server's name has no address.
-    #[error("name resolver error: {host}: {}", go_text(.source))]
+    #[error("name resolver error: {host}: {}", gotext::system(.source))]
     Resolve {
         /// The name, with the port.
         host: String,
@@ -35,7 +36,7 @@ pub enum ConnectError {
         source: io::Error,
     },
     /// No connection to an address or socket.
-    #[error("Error while dialing: dial {network} {address}: connect: {}", go_text(.source))]
+    #[error("Error while dialing: dial {network} {address}: connect: {}", gotext::system(.source))]
     Dial {
         /// `tcp` or `unix`.
         network: &'static str,
@@ -169,15 +170,4 @@ fn keep_alive(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
     let _ = setsockopt(stream, sockopt::KeepAlive, &true);
     let _ = setsockopt(stream, sockopt::TcpKeepIdle, &TCP_KEEPALIVE_SECONDS);
-}
-
-/// An error of the system as Go prints it: without a number, in lower case.
-fn go_text(error: &io::Error) -> String {
-    let text = error.to_string();
-    let text = text.split(" (os error").next().unwrap_or_default();
-    let mut characters = text.chars();
-    match characters.next() {
-        Some(first) => first.to_lowercase().chain(characters).collect(),
-        None => String::new(),
-    }
 }
