@@ -3,6 +3,7 @@
 use sea_orm::sqlx::Error;
 use sea_orm::sqlx::error::DatabaseError;
 use sea_orm::{DbErr, RuntimeErr};
+use steeple_runtime::gotext;
 
 use super::dialect::Dialect;
 use crate::error::StoreError;
@@ -44,7 +45,10 @@ impl Dialect {
                 Error::PoolClosed => StoreError::Unavailable(
                     "datastore-sql: the connection to the database is closed".into(),
                 ),
-                Error::Io(_) | Error::WorkerCrashed | Error::Protocol(_) | Error::Tls(_) => {
+                Error::Io(error) => {
+                    StoreError::Unavailable(format!("datastore-sql: {}", gotext::system(error)))
+                }
+                Error::WorkerCrashed | Error::Protocol(_) | Error::Tls(_) => {
                     StoreError::Unavailable(format!("datastore-sql: {error}"))
                 }
                 _ => StoreError::Internal(format!("datastore-sql: {error}")),

@@ -38,7 +38,16 @@ impl SqlStore {
     pub(crate) async fn open(config: &StoreConfig) -> Result<Self, StoreError> {
         tracing::info!(subsystem_name = "sql", db_type = name(config), "Opening SQL database");
         let opened = match config.database_type {
-            DatabaseType::Sqlite => open_sqlite(config).await?,
+            DatabaseType::Sqlite => {
+                if config.ro_connection_string.is_some() {
+                    tracing::warn!(
+                        subsystem_name = "sql",
+                        "Read-only connection is not applicable for sqlite3. Falling back to \
+                         primary connection"
+                    );
+                }
+                open_sqlite(config).await?
+            }
             DatabaseType::Postgres => open_postgres(config)?,
             DatabaseType::MySql => open_mysql(config)?,
         };
