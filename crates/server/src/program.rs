@@ -1,5 +1,6 @@
 //! The command line's side of `run` and `validate`.
 
+use std::net::ToSocketAddrs as _;
 use std::path::Path;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -8,7 +9,7 @@ use steeple_cli::{Env, FlagSet, Program};
 use steeple_config::{
     DEFAULT_SERVER_CONFIG_PATH, Notice, Problems, ServerConfig, ServerFlags, load_server,
 };
-use steeple_runtime::{log, rlimit, signal, umask};
+use steeple_runtime::{gotext, log, rlimit, signal, umask};
 
 use crate::{app, plugins};
 
@@ -31,6 +32,9 @@ fn run(flags: &FlagSet, env: &mut Env) -> i32 {
         Ok(loaded) => loaded,
         Err(problems) => return fail(env, &format!("{problems}\n")),
     };
+    if let Err(text) = resolves(&config) {
+        return fail(env, &format!("{text}\n"));
+    }
     // Before the log file, the first file that is written.
     let tightened = umask::tighten();
     let log = match log::init(&config.log) {
@@ -85,6 +89,9 @@ fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
     for notice in notices {
         env.err(&format!("{notice}\n"));
     }
+    if let Err(text) = resolves(&config) {
+        return fail(env, &format!("SPIRE server configuration file is invalid: {text}\n"));
+    }
     let remarks = match plugin_remarks(&config) {
         Ok(remarks) => remarks,
         Err(error) => {
@@ -103,6 +110,18 @@ fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
         }
     }
     fail(env, &text)
+}
+
+/// A name to listen on has to be one of this host's.
+fn resolves(config: &ServerConfig) -> Result<(), String> {
+    let (host, port) = (config.bind_address.trim_matches(['[', ']']), config.bind_port);
+    match (host, port).to_socket_addrs() {
+        Ok(_) => Ok(()),
+        Err(error) => Err(format!(
+            "could not resolve bind address \"{host}:{port}\": {}",
+            gotext::lookup(host, &error)
+        )),
+    }
 }
 
 fn plugin_remarks(config: &ServerConfig) -> Result<Vec<(String, Vec<String>)>, String> {
