@@ -168,7 +168,8 @@ async fn serve_health(health: Arc<Health>, port: u16, drain: Watcher) {
 
 fn log_request(request: &Request, client: Option<&Client>) {
     let short = |text: &str| text.chars().take(256).collect::<String>();
-    let address = client.and_then(|it| it.address).map(|it| it.to_string()).unwrap_or_default();
+    // Go's name of a client on a Unix socket.
+    let address = client.and_then(|it| it.address).map_or_else(|| "@".into(), |it| it.to_string());
     let agent = request.headers().get(USER_AGENT).and_then(|it| it.to_str().ok());
     tracing::debug!(
         "remote-addr" = address,

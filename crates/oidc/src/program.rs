@@ -37,7 +37,7 @@ pub fn main() -> ExitCode {
             ExitCode::SUCCESS
         }
         Ok(Command::Help) => {
-            say(&mut std::io::stderr(), &format!("Usage of {NAME}:\n{USAGE}"));
+            say(&mut std::io::stderr(), &format!("Usage of {}:\n{USAGE}", name()));
             ExitCode::SUCCESS
         }
         Ok(Command::Run { config, expand_env }) => match run(Path::new(&config), expand_env) {
@@ -48,10 +48,15 @@ pub fn main() -> ExitCode {
             }
         },
         Err((text, status)) => {
-            say(&mut std::io::stderr(), &format!("{text}\nUsage of {NAME}:\n{USAGE}"));
+            say(&mut std::io::stderr(), &format!("{text}\nUsage of {}:\n{USAGE}", name()));
             ExitCode::from(status)
         }
     }
+}
+
+/// What the program was called as.
+fn name() -> String {
+    std::env::args_os().next().map_or_else(|| NAME.into(), |it| it.to_string_lossy().into_owned())
 }
 
 /// Nobody is left to be told when this fails.
