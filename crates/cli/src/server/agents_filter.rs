@@ -82,9 +82,9 @@ impl Filter {
 fn check_date(text: &str) -> Result<(), Failure> {
     read_date(text).map_err(|wrong| {
         let why = match wrong {
-            WrongDate::Shape(rest, piece) => format!(
-                " as \"2006-01-02 15:04:05 -0700 -07\": cannot parse {rest:?} as {piece:?}"
-            ),
+            WrongDate::Shape(rest, piece) => {
+                format!(" as \"2006-01-02 15:04:05 -0700 -07\": cannot parse {rest:?} as {piece:?}")
+            }
             WrongDate::Range(what) => format!(": {what} out of range"),
             WrongDate::Extra(rest) => format!(": extra text: {rest:?}"),
         };
