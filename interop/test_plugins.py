@@ -266,6 +266,15 @@ def test_an_agent_id_outside_the_attestors_own_is_warned_of(bins, keep, tmp_path
     assert server.json("agent", "list")["agents"] == []
 
 
+@pytest.mark.parametrize("mode,path", [("workload id", "/boss"), ("others id", "/spire/agent/join_token/x")])
+def test_no_agent_gets_the_id_of_a_workload_or_of_another_attestor(mode, path, keep, tmp_path):
+    """Ours alone: SPIRE warns and issues it."""
+    server = keep(Server(tmp_path / "server", plugins=plugin("NodeAttestor", "gotest", "server-nodeattestor", f'mode = "{mode}"')).start())
+    keep(agent_of(tmp_path / "agent", server, binaries()).start(wait=False))
+    wait_until(lambda: lines(server, "level=error", f'Agent ID \\"spiffe://example.org{path}\\" is not the node attestor\'s to give'), "the refusal")
+    assert server.json("agent", "list")["agents"] == []
+
+
 @pytest.mark.parametrize("mode,expected", [
     ("forwards", "that is not backwards"),
     ("close", "nodeattestor(gotest): plugin closed stream before returning attestation data"),

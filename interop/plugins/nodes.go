@@ -83,6 +83,10 @@ func (j *judge) Attest(stream servernodes.NodeAttestor_AttestServer) error {
 		id = fmt.Sprintf("spiffe://%s/spire/server", j.trustDomain)
 	case "foreign id":
 		id = "spiffe://elsewhere.test/spire/agent/gotest/x"
+	case "workload id":
+		id = fmt.Sprintf("spiffe://%s/boss", j.trustDomain)
+	case "others id":
+		id = fmt.Sprintf("spiffe://%s/spire/agent/join_token/x", j.trustDomain)
 	case "close":
 		return nil
 	case "empty":

@@ -106,7 +106,9 @@ impl Answer for AgentError {
             Self::Attestor(error) => Code::from_i32(error.code.number()),
             Self::Banned(_) | Self::MustReattest => Code::PermissionDenied,
             Self::NotFound => Code::NotFound,
-            Self::ServerId | Self::JoinTokenId(_) | Self::Sign(_) => Code::Internal,
+            Self::ServerId | Self::OthersId(_) | Self::JoinTokenId(_) | Self::Sign(_) => {
+                Code::Internal
+            }
             Self::Fetch(error)
             | Self::FetchToken(error)
             | Self::Record(error)

@@ -46,6 +46,8 @@ pub enum AgentError {
     Attestor(PluginError),
     #[error("agent ID cannot collide with the server ID")]
     ServerId,
+    #[error("agent ID {:?} is not the node attestor's to give", .0.as_str())]
+    OthersId(SpiffeId),
     #[error("failed to attest: agent is banned")]
     Banned(SpiffeId),
     #[error("agent must reattest instead of renew")]
@@ -480,7 +482,15 @@ impl Agents {
                  that agent IDs are within the reserved agent namesepace for the node attestor"
             );
         }
-        Ok(())
+        // Where SPIRE only warns, an agent must not get the ID of a workload, perhaps an admin's,
+        // or of what another attestor vouches for.
+        let owner = id.path().strip_prefix("/spire/agent/").and_then(|rest| rest.split_once('/'));
+        let is_others = |name: &str| name == JOIN_TOKEN || self.attestors.contains_key(name);
+        match owner {
+            Some((name, _)) if name == kind || !is_others(name) => Ok(()),
+            _ if !id.is_member_of(&self.trust_domain) => Ok(()),
+            _ => Err(AgentError::OthersId(id.clone())),
+        }
     }
 
     fn node(&self, proven: &Proven, kind: &str, chain: &[Certificate]) -> AttestedNode {
