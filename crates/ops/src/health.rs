@@ -175,7 +175,7 @@ impl Health {
                 return;
             }
         };
-        let limits = Limits { connections: 64, ..Limits::default() };
+        let limits = limits();
         let handler = move |request: Request| {
             let answer = self.answer(request.uri().path(), &checks);
             async move { answer }
@@ -247,6 +247,12 @@ fn tell(check: &'static str, state: &State, failing: &mut BTreeMap<&'static str,
     }
     let (since, failures) = before.map_or((Instant::now(), 0), |it| (it.since, it.failures));
     failing.insert(check, Failing { since, failures: failures + 1, error });
+}
+
+/// What clients of a listener for operators may cost. None of them needs more than a connection or
+/// two, and whoever holds many must not keep out who asks whether the program lives.
+pub(crate) fn limits() -> Limits {
+    Limits { connections: 1024, connections_per_address: 32, ..Limits::default() }
 }
 
 #[cfg(test)]
@@ -349,6 +355,12 @@ mod tests {
         }
         assert!(trigger.drain(Duration::from_secs(20)).await);
         tasks.join().await.unwrap();
+    }
+
+    #[test]
+    fn one_address_cannot_keep_others_out() {
+        let limits = limits();
+        assert!(limits.connections_per_address * 16 <= limits.connections);
     }
 
     #[test]

@@ -12,7 +12,7 @@ use steeple_runtime::{Tasks, Watcher};
 use steeple_spiffe::SpiffeId;
 use steeple_telemetry::process::Process;
 use steeple_telemetry::prometheus::{CONTENT_TYPE as TEXT_FORMAT, Prometheus};
-use steeple_web::{CertFiles, CertSource, ClientAuth, Limits, Request, Response};
+use steeple_web::{CertFiles, CertSource, ClientAuth, Request, Response};
 use steeple_web::{Tls, TlsOptions, serve};
 
 use crate::telemetry::TelemetryError;
@@ -72,7 +72,7 @@ async fn run(
         let answer = scrape(&sink, &request);
         async move { answer }
     };
-    serve(listener, tls, handler, Limits { connections: 64, ..Limits::default() }, drain).await;
+    serve(listener, tls, handler, crate::health::limits(), drain).await;
     Ok(())
 }
 
