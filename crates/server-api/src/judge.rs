@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use prost_reflect::{DescriptorPool, DynamicMessage, MapKey, MessageDescriptor, ReflectMessage};
 use serde_json::{Map, Number, Value, json};
-use steeple_policy::{Engine, EvalError, Input};
+use steeple_policy::{BUDGET, Engine, EvalError, Input};
 use steeple_server_core::access::Rule;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
@@ -82,7 +82,9 @@ impl Judge {
                 req: request(case.row, case.message.as_deref()),
             })
         });
-        let verdict = judged.await.map_err(|_panicked| JudgeError::Panicked)??;
+        // The budget is looked at between builtins, of which one may take long by itself.
+        let judged = timeout(PATIENCE + BUDGET, judged).await.map_err(|_late| EvalError::Budget)?;
+        let verdict = judged.map_err(|_panicked| JudgeError::Panicked)??;
         Ok(Rule {
             any: verdict.allow,
             local: verdict.allow_if_local,
