@@ -213,9 +213,8 @@ impl Upstream {
     async fn append(&self, addition: Bundle) -> Result<Bundle, RotationError> {
         if let Some(known) = self.store.bundle().await? {
             let is_new = |key: &&JwtAuthority| {
-                let same = |it: &JwtAuthority| {
-                    it.key_id == key.key_id && it.public_key == key.public_key
-                };
+                let same =
+                    |it: &JwtAuthority| it.key_id == key.key_id && it.public_key == key.public_key;
                 !known.jwt_authorities.iter().any(same)
             };
             let roots = known.x509_authorities.len() + addition.x509_authorities.len();
