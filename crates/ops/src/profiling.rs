@@ -10,6 +10,7 @@ mod proto;
 mod threads;
 
 use std::io::{self, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -18,7 +19,7 @@ use flate2::Compression;
 use flate2::write::GzEncoder;
 use http::StatusCode;
 use steeple_config::ProfilingConfig;
-use steeple_runtime::{Tasks, Watcher};
+use steeple_runtime::{Tasks, Watcher, fsx};
 use steeple_telemetry::process::Process;
 use steeple_web::{Limits, Request, Response, reply, serve};
 use tokio::sync::Mutex;
@@ -235,8 +236,10 @@ impl Dumper {
 }
 
 fn write(directory: &Path, file: &Path, contents: &[u8]) -> io::Result<()> {
-    std::fs::create_dir_all(directory)?;
-    std::fs::write(file, gzip(contents)?)
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true).mode(0o750).create(directory)?;
+    // Names can be guessed, and a link in the place of one is not followed.
+    fsx::write_atomic(file, &gzip(contents)?, 0o640)
 }
 
 /// `2026-11-22_091137_server_cpu.pb.gz`
@@ -286,6 +289,9 @@ mod tests {
             .map(|entry| entry.unwrap().file_name().into_string().unwrap())
             .collect();
         files.sort();
+        for file in &files {
+            assert_eq!(fsx::mode(&dumper.directory.join(file)).unwrap(), 0o640);
+        }
         assert_eq!(
             files,
             ["goroutine", "heap"].map(|name| format!("2026-01-01_000000_agent_{name}.pb.gz"))
