@@ -108,4 +108,22 @@ mod tests {
         let text = read(&"x".repeat(10_000)).unwrap_err();
         assert!(text.len() < 300);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_program_prints_is_read_or_refused_in_few_words(
+            line in proptest::sample::select(vec!["", "1|1|unix|/x|grpc", "1|1|tcp|127.0.0.1:1|grpc"]),
+            more in "[ -~|\\PC]{0,600}",
+            at in 0_usize..30,
+        ) {
+            // Errors repeat up to MAX_ECHO characters, twice, each as an escape of ten.
+            let more = more.repeat(20);
+            let line = format!("{}{more}{}", &line[..at.min(line.len())], &line[at.min(line.len())..]);
+            match read(&line) {
+                Ok(Address::Tcp(address)) => proptest::prop_assert!(address.ip().is_loopback()),
+                Ok(Address::Unix(path)) => proptest::prop_assert!(!path.as_os_str().is_empty()),
+                Err(text) => proptest::prop_assert!(text.chars().count() < 25 * MAX_ECHO, "{text}"),
+            }
+        }
+    }
 }

@@ -260,4 +260,22 @@ mod tests {
         assert_eq!(read("panic: oh", &mut panicking).unwrap().level, Level::Error);
         assert_eq!(read("goroutine 1", &mut panicking).unwrap().level, Level::Error);
     }
+
+    proptest::proptest! {
+        #[test]
+        fn whatever_a_plugin_prints_becomes_a_line_or_nothing(
+            text in "\\PC{0,80}",
+            stamp in "[0-9TZ:.+é-]{0,40}",
+            level in "trace|debug|info|warn|error|\\PC{0,5}",
+        ) {
+            let object = serde_json::json!({"@level": level, "@message": text, "@timestamp": stamp, "a": [text]});
+            let known = ["debug", "info", "warn", "error"].contains(&level.as_str());
+            match read(&object.to_string(), &mut false) {
+                None => proptest::prop_assert_eq!(level, "trace"),
+                Some(entry) => proptest::prop_assert_eq!(entry.message == text, known),
+            }
+            let plain = read(&text, &mut false);
+            proptest::prop_assert!(plain.is_none_or(|entry| entry.message == text));
+        }
+    }
 }

@@ -123,7 +123,8 @@ fn set_address(dsn: &mut MySqlDsn, network: &str, address: &str) -> Result<(), S
             options.host(&dsn.host).port(dsn.port)
         }
         other => {
-            let other = excerpt(other);
+            // Without an `@`, this is the user and the password.
+            let other = if other.contains(':') { "…".to_owned() } else { excerpt(other) };
             return Err(invalid(&format!("default addr for network '{other}' unknown")));
         }
     };
@@ -304,5 +305,26 @@ mod tests {
             dsn("/spire").unwrap_err().to_string(),
             "datastore-sql: invalid mysql config: missing parseTime=true param in connection_string"
         );
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_and_no_password_is_repeated(
+            head in "[a-z:@/()?&=%#,\\PC]{0,30}",
+            tail in "[a-z:@/()?&=%#,\\PC]{0,30}",
+        ) {
+            for text in [
+                format!("{head}{tail}"),
+                format!("fred:pass-word{head}(db)/x?parseTime=true{tail}"),
+                format!("fred:pass-word{head}@tcp(db:1)/x?parseTime=true{tail}"),
+                format!("fred:pass-word@{head}(db)/x?parseTime=true&{tail}"),
+            ] {
+                if let Err(error) = dsn(&text) {
+                    let error = error.to_string();
+                    proptest::prop_assert!(error.chars().count() < 1000, "{error}");
+                    proptest::prop_assert!(!error.contains("pass-word"), "{error}");
+                }
+            }
+        }
     }
 }

@@ -327,4 +327,25 @@ mod tests {
             assert!(!error.contains("s3cr3t"), "{error}");
         }
     }
+
+    proptest::proptest! {
+        #[test]
+        fn any_text_is_read_or_refused_and_no_password_is_repeated(
+            head in "[a-z:@/' =\\\\?&%#\\[\\],\\PC]{0,30}",
+            tail in "[a-z:@/' =\\\\?&%#\\[\\],\\PC]{0,30}",
+        ) {
+            for text in [
+                format!("{head}{tail}"),
+                format!("postgres://fred:pass-word{head}@db:5432/x?{tail}"),
+                format!("user=fred {head} password='pass-word' {tail}"),
+                format!("user=fred password=pass-word{head} {tail}"),
+            ] {
+                if let Err(error) = parse(&text) {
+                    let error = error.to_string();
+                    proptest::prop_assert!(error.chars().count() < 1000, "{error}");
+                    proptest::prop_assert!(!error.contains("pass-word"), "{error}");
+                }
+            }
+        }
+    }
 }
