@@ -19,7 +19,7 @@ use tonic::{Code, Status};
 use crate::support::{Agent, Running, csr_for, directory, entry, id, new_key, start, start_for};
 
 /// An identity minted by the operator.
-async fn minted(server: &Running, path: &str) -> Agent {
+pub(crate) async fn minted(server: &Running, path: &str) -> Agent {
     minted_as(server, &format!("spiffe://example.org{path}"), path).await
 }
 

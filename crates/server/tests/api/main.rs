@@ -4,6 +4,7 @@
 
 mod access;
 mod attestation;
+mod downstream;
 mod entries;
 mod several;
 mod support;
