@@ -184,6 +184,9 @@ fn structured(line: &str, mut object: Map<String, Value>) -> Option<Entry> {
     };
     let mut extra = Extra::new();
     for (key, value) in &object {
+        // Who speaks is ours to say.
+        let own = ["external", "plugin_name", "plugin_type", "subsystem_name"].contains(&&**key);
+        let key = &if own { format!("fields.{key}") } else { key.clone() };
         match value {
             Value::String(text) => extra.text(key, text),
             Value::Number(_) | Value::Bool(_) => extra.bare(key, value),
@@ -245,6 +248,16 @@ mod tests {
         expected.bare("n", 7);
         expected.text("timestamp", "2026-11-22T09:00:00.123Z");
         assert_eq!(entry.extra, expected);
+    }
+
+    #[test]
+    fn a_plugin_cannot_speak_in_the_name_of_others() {
+        let line = r#"{"@level":"info","@message":"API accessed","plugin_name":"x","subsystem_name":"api"}"#;
+        let mut expected = Extra::new();
+        expected.text("fields.plugin_name", "x");
+        expected.text("fields.subsystem_name", "api");
+        expected.text("timestamp", "");
+        assert_eq!(read(line, &mut false).unwrap().extra, expected);
     }
 
     #[test]
