@@ -253,3 +253,22 @@ fn futures_util_channel() -> (
     });
     (sender, stream)
 }
+
+/// SPIRE made room for as many as were asked for, whoever asked (1.9.3).
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_of_two_billion_costs_what_is_there() {
+    let directory = directory();
+    let server = start(&directory, "").await;
+    let agent = server.new_agent().await;
+    server.create(entry(&agent.id, "/w")).await;
+    let request = pb::ListEntriesRequest { page_size: i32::MAX, ..Default::default() };
+    let listed = server.entries().list_entries(request).await.unwrap().into_inner();
+    assert_eq!(listed.entries.len(), 1);
+    let request = steeple_proto::spire::api::server::agent::v1::ListAgentsRequest {
+        page_size: i32::MAX,
+        ..Default::default()
+    };
+    let listed = server.agents().list_agents(request).await.unwrap().into_inner();
+    assert_eq!(listed.agents.len(), 1);
+    server.stop().await;
+}
