@@ -20,6 +20,7 @@ mod env;
 mod flags;
 mod gofmt;
 mod health;
+mod json;
 mod output;
 pub mod server;
 

@@ -114,7 +114,7 @@ fn read_date(text: &str) -> Result<(), WrongDate<'_>> {
     ];
     let mut day = 1;
     for (before, piece, width, bounds, what) in pieces {
-        rest = rest.strip_prefix(before).ok_or(Shape(rest, before))?;
+        rest = skip(rest, before)?;
         // The hour alone may have one digit.
         let width = match (piece, rest.as_bytes()) {
             ("15", [b'0'..=b'9', next, ..]) if !next.is_ascii_digit() => 1,
@@ -139,7 +139,7 @@ fn read_date(text: &str) -> Result<(), WrongDate<'_>> {
         }
     }
     for (piece, width) in [("-0700", 4), ("-07", 2)] {
-        rest = rest.strip_prefix(' ').ok_or(Shape(rest, " "))?;
+        rest = skip(rest, " ")?;
         let number = rest.strip_prefix(['+', '-']).and_then(|after| digits(after, width));
         let number = number.ok_or(Shape(rest, piece))?;
         let (hours, minutes) = if width == 4 { (number / 100, number % 100) } else { (number, 0) };
@@ -163,6 +163,14 @@ fn read_date(text: &str) -> Result<(), WrongDate<'_>> {
     if day > longest { Err(Range("day")) } else { Ok(()) }
 }
 
+/// Any number of blanks, none at the end, is as good as one.
+fn skip<'a>(text: &'a str, before: &'static str) -> Result<&'a str, WrongDate<'a>> {
+    match before {
+        " " if text.is_empty() || text.starts_with(' ') => Ok(text.trim_start_matches(' ')),
+        _ => text.strip_prefix(before).ok_or(WrongDate::Shape(text, before)),
+    }
+}
+
 fn digits(text: &str, width: usize) -> Option<u32> {
     let number = text.get(..width)?;
     number.bytes().all(|digit| digit.is_ascii_digit()).then(|| number.parse().ok())?
@@ -177,5 +185,24 @@ mod tests {
         assert!(check_date("2026-11-22 06:00:00 +0100 +01").is_ok());
         assert!(check_date("2026-11-22 06:00:00").is_err());
         assert!(check_date("2026-11-22 06:00:00 +0100").is_err());
+        for (text, why) in [
+            ("x", " as \"2006-01-02 15:04:05 -0700 -07\": cannot parse \"x\" as \"2006\""),
+            ("2020", " as \"2006-01-02 15:04:05 -0700 -07\": cannot parse \"\" as \"-\""),
+            (
+                "2020-01-01 00:00:00 +0000",
+                " as \"2006-01-02 15:04:05 -0700 -07\": cannot parse \"\" as \"-07\"",
+            ),
+            (
+                "2020-01-01 00:00:00 Z +00",
+                " as \"2006-01-02 15:04:05 -0700 -07\": cannot parse \"Z +00\" as \"-0700\"",
+            ),
+            ("2020-13-01 00:00:00 +0000 +00", ": month out of range"),
+            ("2021-02-29 00:00:00 +0000 +00", ": day out of range"),
+            ("2020-01-01 00:00:00 +2500 +00", ": time zone offset hour out of range"),
+            ("2020-01-01 00:00:00 +0000 +00x", ": extra text: \"x\""),
+        ] {
+            let told = check_date(text).unwrap_err().0;
+            assert_eq!(told, format!("date is not valid: parsing time {text:?}{why}"));
+        }
     }
 }

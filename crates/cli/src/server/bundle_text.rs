@@ -11,6 +11,7 @@ use steeple_spiffe::TrustDomain;
 
 use crate::dispatch::Failure;
 use crate::gofmt;
+use crate::json;
 
 /// `-format`.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -138,8 +139,13 @@ fn malformed_block(text: &str) -> Option<String> {
 /// number counts.
 fn parse_document(domain: TrustDomain, content: &[u8]) -> Result<(Bundle, u64), String> {
     let unreadable = |error: String| format!("unable to parse JWKS: {error}");
-    let mut document: Value =
-        serde_json::from_slice(content).map_err(|error| unreadable(error.to_string()))?;
+    let mut document = json::value(content).map_err(unreadable)?;
+    if !document.is_object() && !document.is_null() {
+        return Err(unreadable(format!(
+            "json: cannot unmarshal {} into Go value of type spiffebundle.bundleDoc",
+            json::kind(&document)
+        )));
+    }
     let sequence_number = document.get("spiffe_sequence").and_then(Value::as_u64).unwrap_or(0);
     let keys = match document.get_mut("keys") {
         None | Some(Value::Null) => return Err("no authorities found".to_owned()),

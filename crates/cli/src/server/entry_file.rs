@@ -11,6 +11,7 @@ use steeple_spiffe::TrustDomain;
 use super::entry_text::wire_id;
 use crate::Env;
 use crate::dispatch::Failure;
+use crate::json;
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -68,12 +69,12 @@ pub(super) fn entries(env: &mut Env, path: &str) -> Result<Vec<Entry>, Failure> 
 /// The entry IDs of the file at `path` (`-` is standard input).
 pub(super) fn ids(env: &mut Env, path: &str) -> Result<Vec<String>, Failure> {
     let content = env.read(path).map_err(|error| Failure(error.to_string()))?;
-    let ids: Ids = serde_json::from_value(fold_keys(serde_json::from_slice(&content)?))?;
+    let ids: Ids = serde_json::from_value(fold_keys(json::value(&content)?))?;
     Ok(ids.ids)
 }
 
 fn parse_entries(content: &[u8]) -> Result<Vec<Entry>, Failure> {
-    let file: File = serde_json::from_value(fold_keys(serde_json::from_slice(content)?))?;
+    let file: File = serde_json::from_value(fold_keys(json::value(content)?))?;
     file.entries
         .into_iter()
         .map(|record| convert(record.ok_or_else(|| Failure::from("missing registration entry"))?))

@@ -11,6 +11,7 @@ use steeple_spiffe::SpiffeId;
 use super::bundle_text::{self, Format};
 use super::entry_file::fold_keys;
 use crate::dispatch::Failure;
+use crate::json;
 use crate::{Env, FlagSet};
 
 const WEB: &str = "https_web";
@@ -113,9 +114,9 @@ pub(super) fn relationships(
         .collect()
 }
 
-fn parse(content: &[u8]) -> Result<Vec<Record>, serde_json::Error> {
-    let value: Value = serde_json::from_slice(content)?;
-    let file: File = serde_json::from_value(fold_keys(value))?;
+fn parse(content: &[u8]) -> Result<Vec<Record>, String> {
+    let value = json::value(content)?;
+    let file: File = serde_json::from_value(fold_keys(value)).map_err(|error| error.to_string())?;
     Ok(file.federationrelationships)
 }
 
