@@ -79,6 +79,19 @@ async fn the_host_that_a_proxy_names_is_the_one_that_counts() {
     assert_eq!(text(refused).await, "domain \"c.test\" is not allowed\n");
 }
 
+/// With a `jwt_issuer`, SPIRE's provider once answered whatever host was asked for (1.11.2).
+#[tokio::test]
+async fn a_host_is_refused_whatever_else_is_configured() {
+    for settings in ["jwt_issuer = \"https://c.test\"", "jwks_uri = \"https://c.test/keys\""] {
+        let provider = provider(settings);
+        let refused = ask(&provider, WELL_KNOWN, &[("x-forwarded-host", "evil.test")]);
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{settings}");
+        let request = Request::builder().uri(WELL_KNOWN).header("host", "evil.test");
+        let refused = provider.answer(&request.body(()).unwrap(), true);
+        assert_eq!(refused.status(), StatusCode::BAD_REQUEST, "{settings}");
+    }
+}
+
 #[tokio::test]
 async fn nothing_that_a_client_made_up_gets_into_the_document() {
     let provider = provider("");
