@@ -90,7 +90,7 @@ def test_a_port_that_is_taken_is_named_as_spire_names_it(tmp_path):
     "old,new,words",
     [
         ('bind_address = "127.0.0.1"', 'bind_address = "203.0.113.9"', "cannot assign requested address"),
-        ('bind_address = "127.0.0.1"', 'bind_address = "no.such.invalid"', "no.such.invalid"),
+        ('bind_address = "127.0.0.1"', 'bind_address = "no..host"', "no..host"),
         ('bind_port = "', 'bind_port = "7', "invalid port"),
     ],
 )
@@ -373,7 +373,7 @@ def test_connections_cut_in_the_midst_of_transactions_lose_nothing_acknowledged(
     for worker in workers:
         worker.start()
     try:
-        end = time.monotonic() + 8
+        end = time.monotonic() + 5
         while time.monotonic() < end or len(acknowledged) < 10:
             assert time.monotonic() < end + 30, refused[-3:]
             cut(database, name)
