@@ -9,6 +9,7 @@ use steeple_cli::{Env, FlagSet, Program};
 use steeple_config::{
     DEFAULT_SERVER_CONFIG_PATH, Notice, Problems, ServerConfig, ServerFlags, load_server,
 };
+use steeple_runtime::log::LogConfig;
 use steeple_runtime::{gotext, log, rlimit, signal, umask};
 
 use crate::{app, plugins};
@@ -30,7 +31,10 @@ pub fn main() -> ExitCode {
 fn run(flags: &FlagSet, env: &mut Env) -> i32 {
     let (config, notices) = match load(flags, env) {
         Ok(loaded) => loaded,
-        Err(problems) => return fail(env, &format!("{problems}\n")),
+        Err(problems) => {
+            tell_unknown(&problems);
+            return fail(env, &format!("{problems}\n"));
+        }
     };
     if let Err(text) = resolves(&config) {
         return fail(env, &format!("{text}\n"));
@@ -110,6 +114,18 @@ fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
         }
     }
     fail(env, &text)
+}
+
+/// The log's lines about unknown keys, which come although the server does not start. How to log
+/// is not known then.
+fn tell_unknown(problems: &Problems) {
+    if problems.unknown_sections().is_empty() || log::init(&LogConfig::default()).is_err() {
+        return;
+    }
+    for unknown in problems.unknown_sections() {
+        let (section, keys) = (unknown.section.as_str(), unknown.keys.join(","));
+        tracing::error!(section, keys, "Unknown configuration detected");
+    }
 }
 
 /// A name to listen on has to be one of this host's.
