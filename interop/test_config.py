@@ -5,7 +5,7 @@ import subprocess
 import pytest
 from harness import HERE, Server, binaries
 
-SAMPLES = sorted((HERE.parent / "conf").glob("*/*.conf"))
+SAMPLES = sorted(path for role in ("server", "agent") for path in (HERE.parent / "conf" / role).glob("*.conf"))
 
 
 def validate(program, path):
