@@ -269,7 +269,7 @@ fn a_full_disk_loses_no_key_and_is_named() {
         let start = "keymanager(disk): failed to generate key: unable to write entries: write ";
         assert!(error.starts_with(start), "{error}");
         assert!(error.contains(path.to_str().unwrap()), "{error}");
-        assert!(error.contains("No space left on device"), "{error}");
+        assert!(error.contains("no space left on device"), "{error}");
         let reopened = open(path.clone()).unwrap();
         for manager in [&manager, &reopened] {
             let kept = runtime.block_on(manager.key("id")).unwrap().unwrap();
@@ -300,7 +300,7 @@ fn a_read_only_disk_loses_no_key_and_is_named() {
             let error = runtime.block_on(manager.generate_key("id", KeyType::EcP256));
             let error = error.err().unwrap().to_string();
             assert!(
-                error.contains("keys.json") && error.contains("Read-only file system"),
+                error.contains("keys.json") && error.contains("read-only file system"),
                 "{error}"
             );
             let kept = runtime.block_on(manager.key("id")).unwrap().unwrap();
