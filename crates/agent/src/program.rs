@@ -26,7 +26,10 @@ pub fn main() -> ExitCode {
 fn run(flags: &FlagSet, env: &mut Env) -> i32 {
     let (config, notices) = match load(flags, env) {
         Ok(loaded) => loaded,
-        Err(problems) => return fail(env, &format!("{problems}\n")),
+        Err(problems) => {
+            steeple_ops::tell_unknown(&problems);
+            return fail(env, &format!("{problems}\n"));
+        }
     };
     let log = match log::init(&config.log) {
         Ok(log) => log,

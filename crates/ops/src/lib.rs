@@ -17,6 +17,7 @@ mod otlp;
 pub mod profiling;
 mod prometheus;
 pub mod telemetry;
+mod unknown;
 
 use std::io;
 use std::net::SocketAddr;
@@ -29,6 +30,7 @@ use steeple_web::Listener;
 use tokio::net::{TcpListener, lookup_host};
 
 pub use bundles::BundleBook;
+pub use unknown::tell_unknown;
 
 /// The program that is looked at.
 #[derive(Clone)]

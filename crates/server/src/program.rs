@@ -9,7 +9,6 @@ use steeple_cli::{Env, FlagSet, Program};
 use steeple_config::{
     DEFAULT_SERVER_CONFIG_PATH, Notice, Problems, ServerConfig, ServerFlags, load_server,
 };
-use steeple_runtime::log::LogConfig;
 use steeple_runtime::{gotext, log, rlimit, signal, umask};
 
 use crate::{app, plugins};
@@ -32,7 +31,7 @@ fn run(flags: &FlagSet, env: &mut Env) -> i32 {
     let (config, notices) = match load(flags, env) {
         Ok(loaded) => loaded,
         Err(problems) => {
-            tell_unknown(&problems);
+            steeple_ops::tell_unknown(&problems);
             return fail(env, &format!("{problems}\n"));
         }
     };
@@ -114,18 +113,6 @@ fn validate(flags: &FlagSet, env: &mut Env) -> i32 {
         }
     }
     fail(env, &text)
-}
-
-/// The log's lines about unknown keys, which come although the server does not start. How to log
-/// is not known then.
-fn tell_unknown(problems: &Problems) {
-    if problems.unknown_sections().is_empty() || log::init(&LogConfig::default()).is_err() {
-        return;
-    }
-    for unknown in problems.unknown_sections() {
-        let (section, keys) = (unknown.section.as_str(), unknown.keys.join(","));
-        tracing::error!(section, keys, "Unknown configuration detected");
-    }
 }
 
 /// A name to listen on has to be one of this host's.
