@@ -22,6 +22,40 @@ pub(crate) use jwt::Jwt;
 pub(crate) use wit::Wit;
 pub(crate) use x509::X509;
 
+/// The [`Row`] of a message of the journal: they all name these fields alike. What only one of
+/// them has follows its name.
+macro_rules! row {
+    ($message:ty $(, $($own:tt)*)?) => {
+        impl $crate::kind::Row for $message {
+            fn slot_id(&self) -> &str {
+                &self.slot_id
+            }
+
+            fn authority_id(&self) -> &str {
+                &self.authority_id
+            }
+
+            fn issued_at(&self) -> std::time::SystemTime {
+                $crate::kind::from_unix(self.issued_at)
+            }
+
+            fn not_after(&self) -> std::time::SystemTime {
+                $crate::kind::from_unix(self.not_after)
+            }
+
+            fn status(&self) -> steeple_proto::journal::Status {
+                $crate::kind::status_of(self.status)
+            }
+
+            fn set_status(&mut self, status: steeple_proto::journal::Status) {
+                self.status = status.into();
+            }
+
+            $($($own)*)?
+        }
+    };
+}
+
 mod jwt;
 mod wit;
 mod x509;

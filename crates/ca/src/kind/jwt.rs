@@ -8,7 +8,7 @@ use async_trait::async_trait;
 use steeple_pki::{Bundle, JwtAuthority, KeyType, PublicKey, Signer};
 use steeple_proto::journal::{Entries, JwtKeyEntry, Status};
 
-use super::{Issuing, Kind, Row, bytes_of, from_unix, status_of, unix};
+use super::{Issuing, Kind, bytes_of, from_unix, unix};
 use crate::config::CaConfig;
 use crate::credentials::Credentials;
 use crate::error::RotationError;
@@ -182,31 +182,7 @@ impl Kind for Jwt {
     }
 }
 
-impl Row for JwtKeyEntry {
-    fn slot_id(&self) -> &str {
-        &self.slot_id
-    }
-
-    fn authority_id(&self) -> &str {
-        &self.authority_id
-    }
-
-    fn issued_at(&self) -> SystemTime {
-        from_unix(self.issued_at)
-    }
-
-    fn not_after(&self) -> SystemTime {
-        from_unix(self.not_after)
-    }
-
-    fn status(&self) -> Status {
-        status_of(self.status)
-    }
-
-    fn set_status(&mut self, status: Status) {
-        self.status = status.into();
-    }
-}
+row!(JwtKeyEntry);
 
 /// 32 random letters and digits (CR-23), without a bias: bytes that would cause one are thrown
 /// away. The randomness is that of version 4 UUIDs, whose fixed bits are left out.

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use steeple_pki::{Bundle, KeyType, Signer};
 use steeple_proto::journal::{Entries, Status, WitKeyEntry};
 
-use super::{Issuing, Kind, Row, WitKey, bytes_of, from_unix, status_of, unix};
+use super::{Issuing, Kind, WitKey, bytes_of, unix};
 use crate::config::CaConfig;
 use crate::credentials::Credentials;
 use crate::error::RotationError;
@@ -80,28 +80,4 @@ impl Kind for Wit {
     }
 }
 
-impl Row for WitKeyEntry {
-    fn slot_id(&self) -> &str {
-        &self.slot_id
-    }
-
-    fn authority_id(&self) -> &str {
-        &self.authority_id
-    }
-
-    fn issued_at(&self) -> SystemTime {
-        from_unix(self.issued_at)
-    }
-
-    fn not_after(&self) -> SystemTime {
-        from_unix(self.not_after)
-    }
-
-    fn status(&self) -> Status {
-        status_of(self.status)
-    }
-
-    fn set_status(&mut self, status: Status) {
-        self.status = status.into();
-    }
-}
+row!(WitKeyEntry);

@@ -11,7 +11,7 @@ use steeple_pki::x509::{Certificate, authority_id};
 use steeple_pki::{Bundle, KeyType, Signer, X509Authority};
 use steeple_proto::journal::{Entries, Status, X509caEntry};
 
-use super::{Issuing, Kind, Row, bytes_of, from_unix, status_of, unix};
+use super::{Issuing, Kind, bytes_of, from_unix, unix};
 use crate::config::CaConfig;
 use crate::credentials::Credentials;
 use crate::error::RotationError;
@@ -212,35 +212,12 @@ impl Kind for X509 {
     }
 }
 
-impl Row for X509caEntry {
-    fn slot_id(&self) -> &str {
-        &self.slot_id
-    }
-
-    fn authority_id(&self) -> &str {
-        &self.authority_id
-    }
-
-    fn issued_at(&self) -> SystemTime {
-        from_unix(self.issued_at)
-    }
-
-    fn not_after(&self) -> SystemTime {
-        from_unix(self.not_after)
-    }
-
-    fn status(&self) -> Status {
-        status_of(self.status)
-    }
-
-    fn set_status(&mut self, status: Status) {
-        self.status = status.into();
-    }
-
+row!(
+    X509caEntry,
     fn upstream_authority_id(&self) -> Option<&str> {
         Some(&self.upstream_authority_id)
     }
-}
+);
 
 fn parse(what: &'static str, der: &Bytes) -> Result<Certificate, RotationError> {
     Certificate::from_der(der.clone())
