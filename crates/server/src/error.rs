@@ -7,6 +7,7 @@ use steeple_ca::RotationError;
 use steeple_net::unix::BindError;
 use steeple_ops::telemetry::TelemetryError;
 use steeple_policy::LoadError;
+use steeple_runtime::gotext;
 use steeple_server_core::ServerSvidError;
 use steeple_server_core::notify::NotifyError;
 use steeple_server_core::startup::StartupError;
@@ -33,7 +34,7 @@ pub enum ServerError {
     Svid(#[from] ServerSvidError),
     #[error("unable to read the registration entries: {0}")]
     Index(#[source] StoreError),
-    #[error("listen tcp {address}: bind: {}", in_gos_words(source))]
+    #[error("listen tcp {address}: bind: {}", gotext::system(source))]
     Tcp { address: String, source: io::Error },
     #[error(transparent)]
     Unix(#[from] BindError),
@@ -49,10 +50,4 @@ pub enum ServerError {
     Signals(#[source] io::Error),
     #[error("task {0} panicked")]
     Panicked(&'static str),
-}
-
-/// An error of the system as Go prints it: without a number, in lower case.
-fn in_gos_words(error: &io::Error) -> String {
-    let text = error.to_string();
-    text.split(" (os error").next().unwrap_or_default().to_lowercase()
 }
