@@ -1,5 +1,8 @@
 """Fixtures shared by the interoperability tests."""
 
+import os
+import subprocess
+
 import pytest
 
 from databases import Database, Missing
@@ -48,6 +51,27 @@ def pair(tmp_path):
     for daemon in made:
         if daemon.daemon:
             daemon.daemon.kill()
+
+
+@pytest.fixture
+def keep():
+    """Kills at the end what the test started."""
+    made = []
+    yield lambda it: made.append(it) or it
+    for it in made:
+        if it.daemon:
+            it.daemon.kill()
+
+
+@pytest.fixture
+def processes():
+    """The ids of a process that runs and of one that does not."""
+    sleep = os.path.realpath("/bin/sleep")
+    dead = subprocess.Popen([sleep, "0"])
+    dead.wait()
+    with subprocess.Popen([sleep, "600"]) as sleeper:
+        yield sleeper.pid, dead.pid
+        sleeper.kill()
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ class Database:
         answer = self._script.stdout.readline().strip()
         if answer != "ok":
             self.close()
-            raise Missing(answer)
+            raise Missing(answer or f"no {kind} can be started here")
         self._ask("init")
         # Another program may take a port at any moment, so it is tried and not looked at.
         for attempt in range(20):

@@ -203,7 +203,7 @@ plugins {{
 
 
 class Agent:
-    """An agent that attests with a join token, with its state in a folder.
+    """An agent that attests with a join token, or by the HCL block `attestor`, with its state in a folder.
 
     `address` is what it dials instead of the server's own address; `hosts` are the addresses that
     this name has, in the agent's eyes alone (which takes a mount namespace, and so root).
@@ -211,8 +211,12 @@ class Agent:
 
     NODE = f"spiffe://{TRUST_DOMAIN}/node"
 
-    def __init__(self, folder, server, bins=None, insecure=False, address=None, hosts=()):
+    def __init__(
+        self, folder, server, bins=None, insecure=False, address=None, hosts=(), attestor=None, key_manager=None
+    ):
         self.folder = Path(folder)
+        attestor = attestor or 'NodeAttestor "join_token" { plugin_data {} }'
+        key_manager = key_manager or f'KeyManager "disk" {{ plugin_data {{ directory = "{self.folder}/data" }} }}'
         (self.folder / "public").mkdir(parents=True, exist_ok=True)
         self.bins = Path(bins or binaries())
         self.server = server
@@ -231,8 +235,8 @@ class Agent:
     experimental {{ sync_interval = "1s" }}
 }}
 plugins {{
-    NodeAttestor "join_token" {{ plugin_data {{}} }}
-    KeyManager "disk" {{ plugin_data {{ directory = "{self.folder}/data" }} }}
+    {attestor}
+    {key_manager}
     WorkloadAttestor "unix" {{ plugin_data {{ discover_workload_path = true }} }}
 }}
 """
@@ -276,8 +280,10 @@ plugins {{
 
     def ids(self):
         """The SPIFFE IDs that a caller like this process gets; empty when none."""
-        result = self.cli("api", "fetch", "x509", "-output", "json", check=False)
+        # Patient, so that a busy machine is not taken for a workload without an identity.
+        result = self.cli("api", "fetch", "x509", "-output", "json", "-timeout", "10s", check=False)
         if result.returncode:
+            print(result.stderr, result.stdout)
             return []
         return sorted(svid["spiffe_id"] for svid in json.loads(result.stdout)["svids"])
 

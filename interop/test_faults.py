@@ -20,16 +20,6 @@ UID = f"unix:uid:{os.getuid()}"
 FAKETIME = next(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"), None)
 
 
-@pytest.fixture
-def keep():
-    """Kills at the end what the test started."""
-    made = []
-    yield lambda it: made.append(it) or it
-    for it in made:
-        if it.daemon:
-            it.daemon.kill()
-
-
 def refuses_to_start(server, *words):
     """It ends by itself, once, with these words in its log; gives what it logged."""
     log = server.folder / "server.log"

@@ -1,5 +1,6 @@
 """Several servers on one database: what one writes the others follow, and any of them may go."""
 
+import base64
 import json
 import os
 import shutil
@@ -64,6 +65,20 @@ def attest(agent, server):
     return identity(server, token)
 
 
+def roots_of(agent):
+    """How many roots of its own trust domain a workload is given."""
+    answer = agent.cli("api", "fetch", "x509", "-output", "json", "-timeout", "10s", check=False)
+    if answer.returncode:
+        return 0
+    bundle = base64.b64decode(json.loads(answer.stdout)["svids"][0]["bundle"])
+    certificates = 0
+    while bundle:
+        # A certificate is a SEQUENCE with a length of two bytes.
+        bundle = bundle[4 + int.from_bytes(bundle[2:4], "big"):]
+        certificates += 1
+    return certificates
+
+
 def test_each_server_follows_what_the_others_write(servers, agents):
     first, second, third = servers(3)
     # Each has a CA of its own, and everybody's are in the bundle.
@@ -109,6 +124,8 @@ def test_a_killed_server_is_replaced_by_the_others_under_load(servers, agents):
     parent = attest(agent, first)
     first.entry("/before", parent, mine(), options=["-x509SVIDTTL", "60"])
     wait_until(lambda: agent.ids() == [f"{REALM}/before"], "an identity")
+    # Only who knows the second server's root can go to it.
+    wait_until(lambda: roots_of(agent) == 2, "the roots of both servers, at the agent")
 
     acknowledged, refused, stop = [], [], threading.Event()
 

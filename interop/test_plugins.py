@@ -437,7 +437,7 @@ def test_keys_and_signatures_are_checked(mode, expected, tmp_path):
     assert expected in text, text
 
 
-@pytest.mark.parametrize("mode,expected", [("many", "at most 2000 are taken"), ("long", "at most 4096 are taken"), ("endless", "plugin asks without end")])
+@pytest.mark.parametrize("mode,expected", [("many", "at most 2000 are taken"), ("long", "at most 4096 are taken"), ("endless", "node attestor asks without end")])
 def test_selectors_and_challenges_are_limited(mode, expected, keep, tmp_path):
     """Ours alone: SPIRE takes any number."""
     server = keep(Server(tmp_path / "server", plugins=plugin("NodeAttestor", "gotest", "server-nodeattestor", f'mode = "{mode}"')).start())

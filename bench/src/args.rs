@@ -9,6 +9,7 @@ pub const HELP: &str = "\
 Measures spire-server and spire-agent of one or more folders, in alternation.
 
   bench --bin [LABEL=]FOLDER [--bin [LABEL=]FOLDER ...] [options]
+  bench push --help     how fast changes reach an open stream
 
   --bin [LABEL=]FOLDER  folder with spire-server and spire-agent; LABEL is the folder's
                         name when not given. The first one is what others are compared to
@@ -18,7 +19,9 @@ Measures spire-server and spire-agent of one or more folders, in alternation.
   --streams N           open streams whose memory is measured (1000)
   --idle S              length of the idle measurement (10)
   --changes N           entries that are followed to an open stream, per round (3)
-  --only A,B            scenarios: idle, streams, mint, fetch, propagation, entries (all)
+  --fill N              entries that the agent starts with in the scenario fill (5000)
+  --only A,B            scenarios: idle, streams, sds, mint, fetch, propagation, entries,
+                        many, restart, fill (all)
   --json FILE           write every figure of every round there
   --limit S             give up after so many seconds (3600)
   --quick               one short round that checks every answer; its figures mean little
@@ -41,6 +44,8 @@ pub struct Args {
     pub streams: usize,
     pub idle: Duration,
     pub changes: usize,
+    /// How many entries the agent starts with in `fill`.
+    pub fill: usize,
     pub only: Vec<String>,
     pub json: Option<PathBuf>,
     pub limit: Duration,
@@ -48,7 +53,18 @@ pub struct Args {
     pub verify_every: u64,
 }
 
-pub const SCENARIOS: [&str; 6] = ["idle", "streams", "mint", "fetch", "propagation", "entries"];
+pub const SCENARIOS: [&str; 10] = [
+    "idle",
+    "streams",
+    "sds",
+    "mint",
+    "fetch",
+    "propagation",
+    "entries",
+    "many",
+    "restart",
+    "fill",
+];
 
 impl Args {
     /// Reads the command line; `None` when it asks for help.
@@ -72,6 +88,7 @@ impl Args {
                 "--streams" => args.streams = number(&word, &value()?, 1, 20_000)?,
                 "--idle" => args.idle = seconds(&word, &value()?, 600)?,
                 "--changes" => args.changes = number(&word, &value()?, 1, 100)?,
+                "--fill" => args.fill = number(&word, &value()?, 1, 100_000)?,
                 "--only" => args.only = scenarios(&value()?)?,
                 "--json" => args.json = Some(value()?.into()),
                 "--limit" => args.limit = seconds(&word, &value()?, 86_400)?,
@@ -107,6 +124,7 @@ impl Args {
             streams: 1000,
             idle: Duration::from_secs(10),
             changes: 3,
+            fill: 5000,
             only: Vec::new(),
             json: None,
             limit: Duration::from_secs(3600),
@@ -122,6 +140,7 @@ impl Args {
             streams: 50,
             idle: Duration::from_secs(1),
             changes: 1,
+            fill: 200,
             limit: Duration::from_secs(300),
             verify_every: 1,
             ..Self::full()
@@ -130,7 +149,11 @@ impl Args {
 }
 
 impl Bin {
-    fn parse(text: &str) -> Result<Self> {
+    /// Reads `[LABEL=]FOLDER`.
+    ///
+    /// # Errors
+    /// When the programs are not there.
+    pub fn parse(text: &str) -> Result<Self> {
         let (label, folder) = match text.split_once('=') {
             Some((label, folder)) => (label.to_owned(), Path::new(folder)),
             None => {

@@ -39,7 +39,12 @@ pub struct Deployment {
     agent_socket: PathBuf,
     /// The ID of the agent: the parent of entries for it.
     agent_path: String,
-    _folder: TempDir,
+    /// Where the server listens.
+    pub port: u16,
+    /// The server's bundle as it was at first.
+    pub bundle: Bundle,
+    programs: PathBuf,
+    folder: TempDir,
 }
 
 impl Deployment {
@@ -49,6 +54,14 @@ impl Deployment {
     /// # Errors
     /// When one of them does not get there.
     pub async fn start(bin: &Bin) -> Result<Self> {
+        Self::pair(bin, bin).await
+    }
+
+    /// As [`Self::start`], with the server of one folder and the agent of another.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub async fn pair(theirs: &Bin, bin: &Bin) -> Result<Self> {
         let folder = tempfile::Builder::new().prefix("bench").tempdir_in("/tmp");
         let folder = folder.map_err(Error::io("/tmp"))?;
         let path = |name: &str| folder.path().join(name);
@@ -59,7 +72,7 @@ impl Deployment {
         let config = path("server.conf");
         let arguments = ["run", "-config", &config.to_string_lossy()];
         let mut server =
-            Process::start(&bin.folder.join("spire-server"), &arguments, path("server.log"))?;
+            Process::start(&theirs.folder.join("spire-server"), &arguments, path("server.log"))?;
         let server_socket = path("server.sock");
         let server_channel = channel::unix(&server_socket);
         let bundle = until_answered(&mut server, || bundle(server_channel.clone())).await?;
@@ -91,7 +104,10 @@ impl Deployment {
             server_socket,
             agent_socket,
             agent_path,
-            _folder: folder,
+            port,
+            bundle,
+            programs: bin.folder.clone(),
+            folder,
         })
     }
 
@@ -113,6 +129,45 @@ impl Deployment {
     /// An entry that gives whoever runs this the identity with `path`.
     pub fn own_entry(&self, path: &str) -> Entry {
         entry(path, &self.agent_path, own_uid())
+    }
+
+    /// Ends the agent and starts it again with the identity that it has; it may not answer yet.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn restart_agent(&mut self) -> Result<()> {
+        self.agent.stop();
+        self.agent = self.another_agent("agent.log")?;
+        Ok(())
+    }
+
+    /// Lets another process of the agent take over if it can do that, else restarts it. The old
+    /// one is gone afterwards.
+    ///
+    /// # Errors
+    /// When that does not come to pass.
+    pub async fn replace_agent(&mut self) -> Result<()> {
+        if !self.folder.path().join("agent/handover.sock").exists() {
+            return self.restart_agent();
+        }
+        let new = self.another_agent("agent-2.log")?;
+        let mut old = std::mem::replace(&mut self.agent, new);
+        let end = Instant::now() + START;
+        while old.alive().is_ok() {
+            if Instant::now() >= end {
+                return Err(old.failure("did not give way to the new one"));
+            }
+            self.agent.alive()?;
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        Ok(())
+    }
+
+    fn another_agent(&self, log: &str) -> Result<Process> {
+        let path = |name: &str| self.folder.path().join(name);
+        let config = path("agent.conf");
+        let arguments = ["run", "-config", &config.to_string_lossy()];
+        Process::start(&self.programs.join("spire-agent"), &arguments, path(log))
     }
 
     /// Fails when one of the programs has ended.
@@ -221,6 +276,7 @@ fn agent_config(folder: &Path, port: u16) -> String {
     data_dir = "{folder}/agent"
     trust_bundle_path = "{folder}/bundle.pem"
     log_level = "WARN"
+    x509_svid_cache_max_size = 100000
 }}
 plugins {{
     KeyManager "disk" {{ plugin_data {{ directory = "{folder}/agent" }} }}

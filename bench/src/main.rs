@@ -14,6 +14,7 @@ mod figures;
 mod load;
 mod machine;
 mod process;
+mod push;
 mod report;
 mod scenario;
 mod stats;
@@ -31,6 +32,9 @@ use report::Report;
 use scenario::Context;
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("push") {
+        return ended(push::main(std::env::args().skip(2)));
+    }
     let done = match Args::parse(std::env::args().skip(1)) {
         Ok(Some(args)) => measure(&args),
         Ok(None) => {
@@ -39,6 +43,10 @@ fn main() -> ExitCode {
         }
         Err(error) => Err(error),
     };
+    ended(done)
+}
+
+fn ended(done: Result<()>) -> ExitCode {
     match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -2,9 +2,13 @@
 
 pub mod entries;
 pub mod fetch;
+pub mod fill;
 pub mod idle;
+pub mod many;
 pub mod mint;
 pub mod propagation;
+pub mod restart;
+pub mod sds;
 pub mod streams;
 
 use crate::args::Args;
@@ -48,6 +52,10 @@ pub async fn run(
         "fetch" => fetch::run(deployment, context).await?,
         "propagation" => propagation::run(deployment, context).await?,
         "entries" => entries::run(deployment, context).await?,
+        "many" => many::run(deployment, context).await?,
+        "sds" => sds::run(deployment, context).await?,
+        "restart" => restart::run(deployment, context).await?,
+        "fill" => fill::run(deployment, context).await?,
         _ => unreachable!("scenarios were checked when they were read"),
     }
     deployment.alive()

@@ -11,6 +11,14 @@ pub fn median(values: &[f64]) -> f64 {
     }
 }
 
+/// The value that `share` of the others do not exceed. 0 of nothing.
+pub fn quantile(values: &[f64], share: f64) -> f64 {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let place = (sorted.len() as f64 * share).ceil() as usize;
+    sorted.get(place.max(1) - 1).copied().unwrap_or(0.0)
+}
+
 /// The least and the greatest value. Zeros of nothing.
 pub fn range(values: &[f64]) -> (f64, f64) {
     let least = values.iter().copied().reduce(f64::min);
@@ -36,6 +44,13 @@ mod tests {
         assert_eq!(median(&[3.0, 1.0, 2.0]), 2.0);
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), 2.5);
         assert_eq!(median(&[]), 0.0);
+    }
+
+    #[test]
+    fn of_two_hundred_the_second_largest_but_one_is_the_99th_percentile() {
+        let values: Vec<f64> = (1..=200).map(f64::from).collect();
+        assert_eq!((quantile(&values, 0.5), quantile(&values, 0.99)), (100.0, 198.0));
+        assert_eq!((quantile(&values, 1.0), quantile(&[], 0.5)), (200.0, 0.0));
     }
 
     #[test]

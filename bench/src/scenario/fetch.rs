@@ -1,5 +1,7 @@
 //! Fetching over the Workload API: what workloads do when they start, and ever after.
 
+use std::time::{Duration, Instant};
+
 use steeple_net::channel::Channel;
 use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use steeple_proto::workload::{JwtsvidRequest, X509svidRequest, X509svidResponse};
@@ -8,13 +10,18 @@ use tonic::{Request, Status, Streaming};
 
 use super::{Context, fully};
 use crate::deployment::Deployment;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::load::{Gate, Spent, answer, drive};
 
 /// The identity that whoever runs this has.
 const PATH: &str = "/bench";
 const X509: &str = "FetchX509SVID";
 const JWT: &str = "FetchJWTSVID";
+
+/// The longest that a caller's identities may take to be as many as they should.
+const LIMIT: Duration = Duration::from_secs(120);
+/// What an update with thousands of SVIDs may take.
+const MOST: usize = 256 << 20;
 
 pub type Client = SpiffeWorkloadApiClient<Channel>;
 
@@ -94,7 +101,10 @@ async fn jwt(
 }
 
 /// Clients that are connected, and have made a call.
-async fn clients(deployment: &Deployment, count: usize) -> Result<Vec<Client>> {
+///
+/// # Errors
+/// When a call fails.
+pub async fn clients(deployment: &Deployment, count: usize) -> Result<Vec<Client>> {
     let mut clients = Vec::with_capacity(count);
     for _ in 0..count {
         let mut client = client(deployment.agent_channel());
@@ -142,4 +152,34 @@ pub async fn next(
 /// The status that came instead.
 pub async fn first_update(channel: Channel) -> std::result::Result<X509svidResponse, Status> {
     next(&mut client(channel).fetch_x509svid(request()).await?.into_inner()).await
+}
+
+/// Waits until the caller has `count` identities, asking anew while it has none at all.
+///
+/// # Errors
+/// When that takes too long.
+pub async fn until(channel: Channel, count: usize) -> Result<()> {
+    let end = Instant::now() + LIMIT;
+    let mut last = "no answer".to_owned();
+    while Instant::now() < end {
+        let mut client = client(channel.clone()).max_decoding_message_size(MOST);
+        match client.fetch_x509svid(request()).await {
+            Err(status) => last = status.message().to_owned(),
+            Ok(stream) => {
+                let mut stream = stream.into_inner();
+                while let Ok(next) = tokio::time::timeout(LIMIT, next(&mut stream)).await {
+                    match next {
+                        Ok(update) if update.svids.len() == count => return Ok(()),
+                        Ok(update) => last = format!("{} SVIDs", update.svids.len()),
+                        Err(status) => {
+                            last = status.message().to_owned();
+                            break;
+                        }
+                    }
+                }
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Err(Error::Wrong { call: X509, what: format!("{last} instead of {count} SVIDs") })
 }

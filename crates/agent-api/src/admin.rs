@@ -5,6 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use steeple_agent_core::cache::IdentityCache;
 use steeple_agent_core::jwt::JwtSvids;
+use steeple_agent_core::svid_store::StoreCache;
 use steeple_pki::Certificate;
 use steeple_pki::verify::{X509Roots, verify_path, x509_svid};
 use steeple_pki::x509::DistinguishedName;
@@ -25,6 +26,10 @@ pub trait AgentStatus: Send + Sync {
     fn svid(&self) -> Vec<Certificate>;
     /// When the last successful sync ended.
     fn last_sync(&self) -> SystemTime;
+    /// When the agent's own SVID is to be renewed; none when nobody knows.
+    fn renews_at(&self, _now: SystemTime) -> Option<SystemTime> {
+        None
+    }
 }
 
 /// The Debug API.
@@ -35,6 +40,7 @@ pub struct DebugService {
     clock: Arc<dyn Clock>,
     started: Instant,
     answer: Mutex<Option<(SystemTime, debug::GetInfoResponse)>>,
+    stored: Option<Arc<StoreCache>>,
 }
 
 impl DebugService {
@@ -45,7 +51,22 @@ impl DebugService {
         jwt: Arc<JwtSvids>,
         clock: Arc<dyn Clock>,
     ) -> Self {
-        Self { status, cache, jwt, clock, started: Instant::now(), answer: Mutex::default() }
+        Self {
+            status,
+            cache,
+            jwt,
+            clock,
+            started: Instant::now(),
+            answer: Mutex::default(),
+            stored: None,
+        }
+    }
+
+    /// Counts what goes to SVID stores as well.
+    #[must_use]
+    pub fn with_stored(mut self, stored: Arc<StoreCache>) -> Self {
+        self.stored = Some(stored);
+        self
     }
 
     #[expect(deprecated, reason = "older clients read the count from its first place")]
@@ -60,7 +81,9 @@ impl DebugService {
             last_sync_success: last_sync.map_or(0, |since| since.as_secs() as i64),
             cached_x509_svids_count: svids,
             cached_jwt_svids_count: count(self.jwt.count()),
-            cached_svidstore_x509_svids_count: 0,
+            cached_svidstore_x509_svids_count: count(
+                self.stored.as_ref().map_or(0, |stored| stored.count()),
+            ),
         })
     }
 

@@ -1,81 +1,116 @@
 //! The two sockets and what is on them.
 
+mod faces;
 mod fair;
+mod health;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_net::serve::{Limits, Router, serve};
-use steeple_net::unix::{BindError, UnixIncoming, bind};
+use steeple_net::unix::UnixIncoming;
 use steeple_proto::spire::agent::debug::v1::debug_server::DebugServer;
 use steeple_proto::spire::api::agent::logger::v1::logger_server::LoggerServer;
+use steeple_proto::steeple::agent::explain::v1::explain_server::ExplainServer;
 use steeple_runtime::{Watcher, rlimit};
+use tonic::server::NamedService as _;
 use tonic_health::pb::health_server::HealthServer;
 use tonic_reflection::pb::{v1, v1alpha};
 use tracing::info;
 
+use self::faces::Faces;
 use self::fair::FairIncoming;
+use self::health::Listless;
 use crate::admin::{DebugService, LoggerService};
+use crate::delegated::{DelegatedApi, DelegatedService, DelegationService};
+use crate::explain::ExplainService;
 use crate::health::HealthService;
 use crate::measured::Measured;
 use crate::reflection::ReflectionService;
-use crate::workload::{WorkloadApi, WorkloadService};
+use crate::sds::{SdsApi, SdsService};
+use crate::workload::{RestService, WorkloadApi, WorkloadService};
 
 /// A bound socket with its services, not yet serving.
 pub struct Endpoint {
     incoming: UnixIncoming,
     router: Router,
+    /// For requests in HTTP/1.1, if those are answered.
+    rest: Option<RestService>,
     /// What is served, as the public socket's lines of log name it.
     apis: Option<&'static str>,
 }
 
 impl Endpoint {
     /// The public socket: any process may connect. Without `api` (the Workload
-    /// API is switched off) health and reflection remain.
-    ///
-    /// # Errors
-    /// When the socket cannot be bound.
-    pub fn workload(path: &Path, api: Option<Arc<WorkloadApi>>) -> Result<Self, BindError> {
-        let incoming = bind(path, 0o777, 0o755)?;
+    /// API is switched off) and without `sds`, health and reflection remain.
+    pub fn workload(
+        incoming: UnixIncoming,
+        api: Option<Arc<WorkloadApi>>,
+        sds: Option<Arc<SdsApi>>,
+    ) -> Self {
+        let path = incoming.path();
         let own_socket: Option<PathBuf> = api.is_some().then(|| path.to_owned());
-        let apis = if api.is_some() { "Workload API" } else { "no APIs" };
+        let apis = match (&api, &sds) {
+            (Some(_), Some(_)) => "Workload and SDS APIs",
+            (None, Some(_)) => "SDS API",
+            (Some(_), None) => "Workload API",
+            (None, None) => "no APIs",
+        };
+        let mut rest = None;
         let mut router =
-            Router::new().add_service(HealthServer::new(HealthService::new(own_socket)));
+            Router::new().add_service(Listless(HealthServer::new(HealthService::new(own_socket))));
         let mut services = vec!["grpc.health.v1.Health"];
         if let Some(api) = api {
-            router = router.add_service(WorkloadService::new(api));
+            let speaks_http = api.http;
+            let service = WorkloadService::new(api);
+            rest = speaks_http.then(|| RestService::new(service.clone()));
+            router = router.add_service(service);
             services.push("SpiffeWorkloadAPI");
+        }
+        if let Some(sds) = sds {
+            router = router.add_service(SdsService::new(sds));
+            services.push(SdsService::NAME);
         }
         let router = with_reflection(router, &services);
         info!(subsystem_name = "endpoints", address = %path.display(), network = "unix", apis,
             "Starting agent APIs");
-        Ok(Self { incoming, router, apis: Some(apis) })
+        Self { incoming, router, rest, apis: Some(apis) }
     }
 
     /// The operator's socket.
-    ///
-    /// # Errors
-    /// When the socket cannot be bound.
     pub fn admin(
-        path: &Path,
+        incoming: UnixIncoming,
         debug: DebugService,
         logger: LoggerService,
-    ) -> Result<Self, BindError> {
-        let incoming = bind(path, 0o770, 0o755)?;
+        delegated: Arc<DelegatedApi>,
+    ) -> Self {
         let router = Router::new()
             .add_service(DebugServer::new(debug))
+            .add_service(DelegatedService::new(delegated.clone()))
+            .add_service(DelegationService::new(delegated))
             .add_service(LoggerServer::new(logger));
-        info!(address = %path.display(), network = "unix", "Starting Admin APIs");
-        Ok(Self { incoming, router, apis: None })
+        info!(address = %incoming.path().display(), network = "unix", "Starting Admin APIs");
+        Self { incoming, router, rest: None, apis: None }
+    }
+
+    /// Explains to operators, too.
+    #[must_use]
+    pub fn explaining(mut self, explain: ExplainService) -> Self {
+        self.router = self.router.add_service(ExplainServer::new(explain));
+        self
     }
 
     /// Serves until the drain is signalled and the open calls have ended.
     pub async fn serve(self, drain: Watcher) {
         let (apis, address) = (self.apis, self.incoming.path().display().to_string());
         let mut signal = drain.clone();
-        let limits = limits();
-        let incoming = FairIncoming::new(self.incoming, limits.max_connections.div_ceil(2));
+        let mut limits = limits();
+        if apis.is_none() {
+            // A delegate has a stream for each of its workloads, all on one connection.
+            limits.max_concurrent_streams = MAX_DELEGATED_STREAMS;
+        }
+        let incoming = FairIncoming::new(self.incoming, limits.max_connections);
         let announce = async {
             signal.signalled().await;
             match apis {
@@ -83,12 +118,17 @@ impl Endpoint {
                 None => info!(address, network = "unix", "Stopping Admin APIs"),
             }
         };
-        tokio::join!(announce, serve(incoming, Measured::new(self.router), limits, drain));
+        limits.http1 = self.rest.is_some();
+        let service = Faces { grpc: Measured::new(self.router), rest: self.rest };
+        tokio::join!(announce, serve(incoming, service, limits, drain));
         if apis.is_none() {
             info!(address, network = "unix", "Admin APIs have stopped");
         }
     }
 }
+
+/// Open requests on one connection to the admin socket.
+const MAX_DELEGATED_STREAMS: u32 = 131_072;
 
 /// As many connections as there are file descriptors for.
 fn limits() -> Limits {
@@ -100,11 +140,11 @@ fn limits() -> Limits {
     Limits { max_connections: limits.max_connections.min(room).max(1), ..limits }
 }
 
-/// The socket, the caller's pidfd and its directory in `/proc`, and one to
-/// spare for what attesting it opens.
-const FILES_PER_CONNECTION: u64 = 4;
+/// The socket, the caller's pidfd, and one to spare for what attesting it
+/// opens.
+const FILES_PER_CONNECTION: u64 = 3;
 
-fn with_reflection(router: Router, services: &[&str]) -> Router {
+pub(crate) fn with_reflection(router: Router, services: &[&str]) -> Router {
     let descriptors = [steeple_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
     let reflection = ReflectionService::new(services, &descriptors)
         .expect("descriptors generated with the code are well-formed");

@@ -3,8 +3,9 @@
 //!
 //! [`workload`] is the Workload API: one header check, one attested stream
 //! loop for every kind of stream, bytes that were encoded when they entered
-//! the cache. [`health`] and reflection stand beside it. [`admin`] has Debug
-//! and Logger. [`endpoint`] puts them on their sockets.
+//! the cache. [`sds`] gives the same identities to Envoys. [`caller`] is the
+//! turnstile before every attested API. [`health`] and reflection stand beside
+//! it. [`admin`] has Debug and Logger. [`endpoint`] puts them on their sockets.
 //!
 //! Not here: who gets what (`steeple-agent-core`), and anything about the
 //! server. To protect: no caller gets an answer before its process was
@@ -12,10 +13,16 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod admin;
+pub mod broker;
+pub mod caller;
+pub mod delegated;
 pub mod endpoint;
+pub mod explain;
 pub mod health;
 mod measured;
 pub mod rate_limit;
 mod reflection;
+pub mod sds;
 mod share;
+mod streaming;
 pub mod workload;

@@ -3,13 +3,15 @@
 use std::convert::Infallible;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::task::{Context, Poll};
+use std::time::Instant;
 
 use futures_util::future::BoxFuture;
 use http::{Request, Response};
+use steeple_agent_core::cache::Update;
 use steeple_net::outcome;
 use steeple_peer::Peer;
 use steeple_telemetry::rpc;
-use steeple_telemetry::{gauge, incr};
+use steeple_telemetry::{gauge, incr, measure};
 use tonic::body::Body;
 use tower_service::Service;
 
@@ -138,6 +140,17 @@ fn known(path: &str) -> Option<Option<&'static Api>> {
                 "SubscribeToJWTBundles",
             ],
         ),
+        "steeple.agent.delegation.v1.Delegation" => (Some(&DELEGATED), &["WatchX509SVIDs"]),
+        "spiffe.broker.API" => (
+            None,
+            &[
+                "SubscribeToX509SVID",
+                "SubscribeToX509Bundles",
+                "FetchJWTSVID",
+                "SubscribeToJWTBundles",
+            ],
+        ),
+        "steeple.agent.explain.v1.Explain" => (None, &["ExplainWorkload"]),
         "grpc.health.v1.Health" => (None, &["Check", "List", "Watch"]),
         "grpc.reflection.v1.ServerReflection" | "grpc.reflection.v1alpha.ServerReflection" => {
             (None, &["ServerReflectionInfo"])
@@ -145,6 +158,18 @@ fn known(path: &str) -> Option<Option<&'static Api>> {
         _ => return None,
     };
     methods.contains(&method).then_some(api)
+}
+
+/// How long the first SVID of a stream took, said once, under the name that SPIRE has for delegates
+/// and brokers.
+pub(crate) fn note_first(first_svid: &mut Option<Instant>, update: &Update) {
+    if update.has_identity()
+        && let Some(started) = first_svid.take()
+    {
+        let key =
+            &["delegated_identity_api", "subscribe_x509_svids", "first_update", "elapsed_time"];
+        measure(key, started, &[]);
+    }
 }
 
 #[cfg(test)]

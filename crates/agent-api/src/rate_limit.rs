@@ -62,7 +62,9 @@ impl Bucket {
     }
 }
 
-/// From here on, buckets that are full again are swept out.
+/// From here on, buckets that are full again are swept out. A bucket is full a
+/// second after its last call, so that there are never more than the callers of
+/// the last second.
 const MANY: usize = 4096;
 
 #[cfg(test)]

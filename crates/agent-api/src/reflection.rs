@@ -16,7 +16,6 @@ pub(crate) struct Reflected {
     services: Vec<String>,
     files: HashMap<String, File>,
     symbols: HashMap<String, String>,
-    messages: HashSet<String>,
 }
 
 struct File {
@@ -43,7 +42,11 @@ impl ReflectionService {
         ];
         let mut known = BTreeMap::new();
         for set in descriptors.iter().chain(&own) {
-            for file in FileDescriptorSet::decode(*set)?.file {
+            for mut file in FileDescriptorSet::decode(*set)?.file {
+                // go-spiffe has it by this name.
+                if file.name() == "spiffe/workload/workload.proto" {
+                    file.name = Some("workload.proto".to_owned());
+                }
                 known.insert(file.name().to_owned(), file);
             }
         }
@@ -60,12 +63,8 @@ impl Reflected {
         };
         let mut wanted: VecDeque<&str> =
             known.values().filter(|file| declares(file)).map(FileDescriptorProto::name).collect();
-        let mut this = Self {
-            services: services.clone(),
-            files: HashMap::new(),
-            symbols: HashMap::new(),
-            messages: HashSet::new(),
-        };
+        let mut this =
+            Self { services: services.clone(), files: HashMap::new(), symbols: HashMap::new() };
         while let Some(file) = wanted.pop_front().and_then(|name| known.get(name)) {
             if !this.files.contains_key(file.name()) {
                 this.add(file);
@@ -103,8 +102,7 @@ impl Reflected {
         for name in enums.chain(message.field.iter().map(|it| it.name())) {
             self.symbols.insert(qualified(&full, name), file.to_owned());
         }
-        self.symbols.insert(full.clone(), file.to_owned());
-        self.messages.insert(full);
+        self.symbols.insert(full, file.to_owned());
     }
 
     /// The file and those that it imports, without the ones that were `sent`.
@@ -168,7 +166,8 @@ macro_rules! answer_in {
                     }
                     Some(Question::FileContainingExtension(_)) => not_found(),
                     Some(Question::AllExtensionNumbersOfType(name)) => {
-                        if known.messages.contains(name) {
+                        // As grpc-go does: of anything that has a name.
+                        if known.symbols.contains_key(name) {
                             Answer::AllExtensionNumbersResponse($version::ExtensionNumberResponse {
                                 base_type_name: name.clone(),
                                 extension_number: Vec::new(),
@@ -207,7 +206,7 @@ macro_rules! answer_in {
                         }
                         let found = match questions.next().await? {
                             Ok(question) => answer(&known, question, &mut sent),
-                            Err(status) => Err(status),
+                            Err(status) => Err(reworded(status)),
                         };
                         let failed = found.is_err();
                         Some((found, (known, questions, sent, failed)))
@@ -221,6 +220,17 @@ macro_rules! answer_in {
 
 answer_in!(v1);
 answer_in!(v1alpha);
+
+/// A question that cannot be read, in grpc-go's words.
+fn reworded(status: Status) -> Status {
+    if status.message().starts_with("failed to decode Protobuf message") {
+        return Status::internal(
+            "grpc: failed to unmarshal the received message: \
+             proto: cannot parse invalid wire-format data",
+        );
+    }
+    status
+}
 
 const OWN_SERVICES: [&str; 2] =
     ["grpc.reflection.v1.ServerReflection", "grpc.reflection.v1alpha.ServerReflection"];

@@ -1,6 +1,7 @@
 //! What each user may hold of something at once.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 /// Counts by user, none beyond the limit.
@@ -46,6 +47,39 @@ impl Drop for Share {
     }
 }
 
+/// A number of things that may be held in all.
+#[derive(Clone)]
+pub(crate) struct Budget {
+    held: Arc<AtomicUsize>,
+    most: usize,
+}
+
+impl Budget {
+    pub(crate) fn new(most: usize) -> Self {
+        Self { held: Arc::default(), most }
+    }
+
+    /// So many more, until they are dropped; `None` beyond the budget.
+    pub(crate) fn take(&self, count: usize) -> Option<Held> {
+        let more = |held: usize| held.checked_add(count).filter(|held| *held <= self.most);
+        self.held.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        Some(Held { held: self.held.clone(), count })
+    }
+}
+
+/// A part of a budget; given back when it is dropped.
+#[derive(Default)]
+pub(crate) struct Held {
+    held: Arc<AtomicUsize>,
+    count: usize,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.held.fetch_sub(self.count, Ordering::Relaxed);
+    }
+}
+
 fn lock(held: &Mutex<HashMap<u32, usize>>) -> MutexGuard<'_, HashMap<u32, usize>> {
     held.lock().expect("no code panics while it holds the counts")
 }
@@ -63,5 +97,16 @@ mod tests {
         drop(held);
         assert!(shares.take(7).is_some());
         assert!(lock(&shares.held).is_empty());
+    }
+
+    #[test]
+    fn a_budget_is_spent_and_comes_back() {
+        let budget = Budget::new(10);
+        let held = budget.take(7).unwrap();
+        assert!(budget.take(4).is_none());
+        assert!(budget.take(usize::MAX).is_none());
+        assert!(budget.take(3).is_some());
+        drop(held);
+        assert!(budget.take(10).is_some());
     }
 }

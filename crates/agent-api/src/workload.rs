@@ -2,15 +2,19 @@
 //!
 //! Streams do not go through tonic's encoder: their messages exist as bytes
 //! already (ADR 4), so the service is written as the HTTP service that tonic's
-//! generated code would be, with [`stream`] as the body of streaming answers
+//! generated code would be, with `stream` as the body of streaming answers
 //! and tonic's own codec for the two unary methods.
 
-mod call;
 mod claims;
+mod jwt;
+mod rest;
 mod stream;
+mod wit;
+
+pub(crate) use self::rest::RestService;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use std::collections::HashSet;
 use std::convert::Infallible;
@@ -19,25 +23,26 @@ use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
 use http_body_util::{BodyExt as _, Limited};
-use steeple_agent_core::attest::WorkloadAttestation;
 use steeple_agent_core::cache::{IdentityCache, Update};
+use steeple_agent_core::entry::{Entry, duplicate_hints};
 use steeple_agent_core::jwt::JwtSvids;
 use steeple_agent_core::wire::Frame;
-use steeple_pki::PublicKey;
-use steeple_pki::jwt::{JwtError, JwtKeySource, LEEWAY};
+use steeple_agent_core::wit::WitSvids;
+use steeple_peer::Peer;
 use steeple_proto::workload as proto;
 use steeple_runtime::{Clock, Watcher};
-use steeple_spiffe::{SpiffeId, TrustDomain};
+use steeple_spiffe::TrustDomain;
 use tonic::body::Body;
 use tonic::server::{Grpc, NamedService};
-use tonic::{Request, Response, Status};
+use tonic::{Request, Status};
 use tonic_prost::ProstCodec;
 use tower_service::Service;
-use tracing::{debug, error, warn};
+use tracing::warn;
 
-use self::call::Call;
-use crate::rate_limit::RateLimits;
+use self::stream::Stream;
+use crate::caller::{self, ApiName, Caller, Callers, SUBSYSTEM};
 use crate::share::{Share, Shares};
+use crate::streaming;
 
 /// What the Workload API answers from.
 pub struct WorkloadApi {
@@ -45,18 +50,18 @@ pub struct WorkloadApi {
     pub cache: Arc<IdentityCache>,
     /// Tokens.
     pub jwt: Arc<JwtSvids>,
+    /// WIT-SVIDs, if they are served.
+    pub wit: Option<Arc<WitSvids>>,
     /// Who is calling.
-    pub attestation: Arc<WorkloadAttestation>,
+    pub callers: Arc<Callers>,
     /// The agent's trust domain.
     pub trust_domain: TrustDomain,
     /// Unregistered callers may have the own trust domain's bundles.
     pub allow_unauthenticated_verifiers: bool,
     /// Claims of foreign tokens that callers get beside the standard three.
     pub allowed_foreign_jwt_claims: HashSet<String>,
-    /// Selector prefixes that a log may show.
-    pub log_selectors: Vec<String>,
-    /// Calls per second for callers with the same selectors.
-    pub rate_limits: RateLimits,
+    /// Answers HTTP/1.1 with JSON, too.
+    pub http: bool,
     /// The time.
     pub clock: Arc<dyn Clock>,
     /// Ends the streams when the agent stops.
@@ -95,7 +100,7 @@ impl Service<http::Request<Body>> for WorkloadService {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let api = self.api.clone();
-        let share = call::peer(request.extensions()).and_then(|peer| {
+        let share = caller::peer(request.extensions()).and_then(|peer| {
             let open = match request.uri().path() {
                 "/SpiffeWorkloadAPI/FetchJWTSVID" | "/SpiffeWorkloadAPI/ValidateJWTSVID" => {
                     &self.open_unary
@@ -132,6 +137,8 @@ const X509_BUNDLES: StreamKind = StreamKind {
 };
 const JWT_BUNDLES: StreamKind =
     StreamKind { method: "FetchJWTBundles", render: Update::jwt_bundles, open_to_verifiers: true };
+const WIT_BUNDLES: StreamKind =
+    StreamKind { method: "FetchWITBundles", render: Update::wit_bundles, open_to_verifiers: true };
 
 impl WorkloadApi {
     /// The one place through which every call comes: first the header that
@@ -149,6 +156,8 @@ impl WorkloadApi {
             "FetchJWTBundles" => Method::Stream(&JWT_BUNDLES),
             "FetchJWTSVID" => Method::FetchJwtSvid,
             "ValidateJWTSVID" => Method::ValidateJwtSvid,
+            "FetchWITSVID" if self.wit.is_some() => Method::FetchWitSvid,
+            "FetchWITBundles" if self.wit.is_some() => Method::Stream(&WIT_BUNDLES),
             "FetchWITSVID" => Method::Not("fetching WIT-SVIDs is not implemented"),
             "FetchWITBundles" => Method::Not("fetching WIT bundles is not implemented"),
             other => {
@@ -157,11 +166,11 @@ impl WorkloadApi {
                 return Err(Status::unimplemented(text));
             }
         };
-        require_security_header(request.headers())?;
+        caller::require_header(request.headers(), SECURITY_HEADER)?;
         match known {
             Method::Stream(kind) => self.stream(kind, request, share).await,
             Method::FetchJwtSvid => {
-                let peer = call::peer(request.extensions())?;
+                let peer = caller::peer(request.extensions())?;
                 let handler = tower::service_fn(move |request: Request<proto::JwtsvidRequest>| {
                     let (api, peer) = (self.clone(), peer.clone());
                     async move { api.fetch_jwt_svid(peer, request.into_inner()).await }
@@ -169,7 +178,7 @@ impl WorkloadApi {
                 Ok(unary().unary(handler, request).await)
             }
             Method::ValidateJwtSvid => {
-                let peer = call::peer(request.extensions())?;
+                let peer = caller::peer(request.extensions())?;
                 let handler =
                     tower::service_fn(move |request: Request<proto::ValidateJwtsvidRequest>| {
                         let (api, peer) = (self.clone(), peer.clone());
@@ -177,7 +186,17 @@ impl WorkloadApi {
                     });
                 Ok(unary().unary(handler, request).await)
             }
-            Method::Not(text) => Err(Status::unimplemented(text)),
+            Method::FetchWitSvid => {
+                let peer = caller::peer(request.extensions())?;
+                let request: proto::WitsvidRequest =
+                    streaming::message(request.into_body()).await?;
+                let (stream, first) = self.open_wit(peer, request.spiffe_id, share).await?;
+                Ok(streaming::streamed(first, stream))
+            }
+            Method::Not(text) => {
+                check_empty::<proto::WitsvidRequest>(request.into_body()).await?;
+                Err(Status::unimplemented(text))
+            }
         }
     }
 
@@ -190,114 +209,49 @@ impl WorkloadApi {
         share: Share,
     ) -> Result<http::Response<Body>, Status> {
         let (parts, body) = request.into_parts();
-        // The requests of all streams are empty; what else is sent is not kept.
-        if Limited::new(body, MAX_STREAM_REQUEST).collect().await.is_err() {
-            return Err(Status::resource_exhausted("request is too large"));
-        }
-        let caller = Call::attest(&self, call::peer(&parts.extensions)?, kind.method).await?;
+        check_empty::<()>(body).await?;
+        let (stream, first) = self.open(kind, caller::peer(&parts.extensions)?, share).await?;
+        Ok(streaming::streamed(first, stream))
+    }
+
+    /// The stream and its first message.
+    async fn open(
+        self: Arc<Self>,
+        kind: &'static StreamKind,
+        peer: Peer,
+        share: Share,
+    ) -> Result<(Stream, Frame), Status> {
+        let caller = self.callers.attest(&API, peer, kind.method).await?;
         let mut subscription = self.cache.subscribe(caller.selectors.clone(), self.clock.now());
         let mut drain = self.drain.clone();
+        // A caller that comes while the agent stops, or hands over, is answered if that takes no
+        // wait; its stream ends after that.
         let update = tokio::select! {
+            biased;
             update = subscription.ready() => update,
-            () = drain.signalled() => return Err(stream::stopping()),
+            () = drain.signalled() => return Err(streaming::stopping()),
         };
         let first = stream::show(&self, kind, &caller, &update)?;
-        let stream = stream::Stream { api: self, kind, caller, subscription, drain, _share: share };
-        Ok(stream::response(stream, first))
+        Ok((Stream { api: self, kind, caller, subscription, drain, _share: share }, first))
     }
 
-    async fn fetch_jwt_svid(
-        &self,
-        peer: steeple_peer::Peer,
-        request: proto::JwtsvidRequest,
-    ) -> Result<Response<proto::JwtsvidResponse>, Status> {
-        let pid = peer.pid();
-        let (service, method) = (call::SERVICE, "FetchJWTSVID");
-        if request.audience.is_empty() {
-            error!(
-                subsystem_name = call::SUBSYSTEM,
-                service, method, pid, "Missing required audience parameter"
-            );
-            return Err(Status::invalid_argument("audience must be specified"));
-        }
-        if !request.spiffe_id.is_empty()
-            && let Err(error) = SpiffeId::parse(&request.spiffe_id)
-        {
-            let spiffe_id: String = request.spiffe_id.chars().take(MAX_ECHO).collect();
-            error!(subsystem_name = call::SUBSYSTEM, service, method, pid, spiffe_id, %error,
-                "Invalid requested SPIFFE ID");
-            return Err(Status::invalid_argument(format!("invalid requested SPIFFE ID: {error}")));
-        }
-        let caller = Call::attest(self, peer, method).await?;
-        let mut entries = self.cache.matching(&caller.selectors);
-        let hidden = steeple_agent_core::entry::duplicate_hints(entries.iter().map(Arc::as_ref));
-        for position in hidden.into_iter().rev() {
-            let entry = entries.remove(position);
-            warn!(subsystem_name = call::SUBSYSTEM, service, method, pid, entry_id = %entry.id,
+    /// The entries that match; of several with one hint only the oldest.
+    fn entries_of(&self, caller: &Caller) -> Vec<Arc<Entry>> {
+        let (service, method, pid) = (API.logged, caller.method, caller.pid);
+        let (entries, hidden) = self.entries_and_hidden(caller);
+        for entry in hidden {
+            warn!(subsystem_name = SUBSYSTEM, service, method, pid, entry_id = %entry.id,
                 hint = %entry.hint, "Ignoring entry with duplicate hint");
         }
-        let mut svids = Vec::new();
-        for entry in entries {
-            if !request.spiffe_id.is_empty() && request.spiffe_id != entry.spiffe_id.as_str() {
-                continue;
-            }
-            let now = self.clock.now();
-            let svid = self.jwt.fetch(&entry, &request.audience, now).await.map_err(|error| {
-                error!(subsystem_name = call::SUBSYSTEM, service, method, pid, registered = true,
-                    spiffe_id = %entry.spiffe_id, error, "Could not fetch JWT-SVID");
-                Status::unavailable(format!("could not fetch JWT-SVID: {error}"))
-            })?;
-            let ttl = svid.expires_at.duration_since(now).unwrap_or_default().as_secs_f64();
-            debug!(subsystem_name = call::SUBSYSTEM, service, method, pid, registered = true,
-                spiffe_id = %entry.spiffe_id, ttl, "Fetched JWT SVID");
-            svids.push(proto::Jwtsvid {
-                spiffe_id: entry.spiffe_id.to_string(),
-                svid: svid.token.to_string(),
-                hint: entry.hint.clone(),
-            });
-        }
-        if svids.is_empty() {
-            return Err(caller.no_identity(self));
-        }
-        Ok(Response::new(proto::JwtsvidResponse { svids }))
+        entries
     }
 
-    async fn validate_jwt_svid(
-        &self,
-        peer: steeple_peer::Peer,
-        request: proto::ValidateJwtsvidRequest,
-    ) -> Result<Response<proto::ValidateJwtsvidResponse>, Status> {
-        let pid = peer.pid();
-        let (service, method) = (call::SERVICE, "ValidateJWTSVID");
-        for (given, name) in [(&request.audience, "audience"), (&request.svid, "svid")] {
-            if given.is_empty() {
-                error!(
-                    subsystem_name = call::SUBSYSTEM,
-                    service, method, pid, "Missing required {name} parameter"
-                );
-                return Err(Status::invalid_argument(format!("{name} must be specified")));
-            }
-        }
-        let caller = Call::attest(self, peer, method).await?;
-        let update = self.cache.snapshot(&caller.selectors);
-        let keys = VisibleKeys(&update);
-        let now = self.clock.now();
-        let valid =
-            steeple_pki::jwt::verify_svid(&request.svid, &keys, &request.audience, now, LEEWAY)
-                .map_err(|error| {
-                    let audience: String = request.audience.chars().take(MAX_ECHO).collect();
-                    warn!(subsystem_name = call::SUBSYSTEM, service, method, pid, audience, %error,
-                    "Failed to validate JWT");
-                    Status::invalid_argument(error.to_string())
-                })?;
-        debug!(subsystem_name = call::SUBSYSTEM, service, method, pid, spiffe_id = %valid.spiffe_id,
-            "Successfully validated JWT");
-        let foreign = !valid.spiffe_id.is_member_of(&self.trust_domain);
-        let allowed = foreign.then_some(&self.allowed_foreign_jwt_claims);
-        Ok(Response::new(proto::ValidateJwtsvidResponse {
-            spiffe_id: valid.spiffe_id.to_string(),
-            claims: Some(claims::shown(valid.claims, allowed)),
-        }))
+    /// As [`Self::entries_of`], without a word; and those that are left out.
+    fn entries_and_hidden(&self, caller: &Caller) -> (Vec<Arc<Entry>>, Vec<Arc<Entry>>) {
+        let mut entries = self.cache.matching(&caller.selectors);
+        let hidden = duplicate_hints(entries.iter().map(Arc::as_ref));
+        let hidden = hidden.into_iter().rev().map(|position| entries.remove(position)).collect();
+        (entries, hidden)
     }
 }
 
@@ -305,24 +259,8 @@ enum Method {
     Stream(&'static StreamKind),
     FetchJwtSvid,
     ValidateJwtSvid,
+    FetchWitSvid,
     Not(&'static str),
-}
-
-/// The JWT keys of the bundles that a caller may see.
-struct VisibleKeys<'u>(&'u Update);
-
-impl JwtKeySource for VisibleKeys<'_> {
-    fn jwt_key(&self, trust_domain: &TrustDomain, key_id: &str) -> Result<PublicKey, JwtError> {
-        let bundle = std::iter::once(self.0.bundle())
-            .chain(self.0.federated())
-            .find(|bundle| bundle.trust_domain() == trust_domain)
-            .ok_or_else(|| JwtError::UnknownTrustDomain(trust_domain.clone()))?;
-        let authority = bundle.bundle().find_jwt_authority(key_id);
-        authority.map(|authority| authority.public_key.clone()).ok_or_else(|| {
-            let key_id = key_id.chars().take(MAX_ECHO).collect();
-            JwtError::UnknownKey { key_id, trust_domain: trust_domain.clone() }
-        })
-    }
 }
 
 fn unary<Encode, Decode>() -> Grpc<ProstCodec<Encode, Decode>>
@@ -333,17 +271,25 @@ where
     Grpc::new(ProstCodec::default()).max_decoding_message_size(MAX_REQUEST)
 }
 
-fn require_security_header(headers: &http::HeaderMap) -> Result<(), Status> {
-    let mut values = headers.get_all(SECURITY_HEADER).iter();
-    match (values.next(), values.next()) {
-        (Some(value), None) if value == "true" => Ok(()),
-        _ => Err(Status::invalid_argument("security header missing from request")),
+/// The requests of streams are empty; what else is sent must be a message all
+/// the same, and is not kept.
+async fn check_empty<M: prost::Message + Default>(body: Body) -> Result<(), Status> {
+    let body = Limited::new(body, MAX_STREAM_REQUEST).collect().await;
+    let body = body.map_err(|_| Status::resource_exhausted("request is too large"))?.to_bytes();
+    let is_compressed = body.first() == Some(&1);
+    match M::decode(body.slice(body.len().min(GRPC_PREFIX)..)) {
+        Ok(_) => Ok(()),
+        Err(_) if is_compressed => Ok(()),
+        Err(error) => Err(streaming::unreadable(&error)),
     }
 }
 
+const API: ApiName = ApiName { service: "SpiffeWorkloadAPI", logged: "WorkloadAPI" };
 const SECURITY_HEADER: &str = "workload.spiffe.io";
 /// What a caller may send in one message.
 const MAX_REQUEST: usize = 256 * 1024;
+/// Before each message: whether it is compressed, and its length.
+const GRPC_PREFIX: usize = 5;
 /// What a caller may send to open a stream: an empty message.
 const MAX_STREAM_REQUEST: usize = 4 * 1024;
 /// How many streams one user's processes may have open at once. Each costs a

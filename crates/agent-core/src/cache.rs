@@ -10,30 +10,39 @@
 //! ([`IdentityCache::install`]).
 
 mod index;
+mod known_bundles;
 mod state;
 mod update;
 
 #[cfg(test)]
 mod tests;
 
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use steeple_spiffe::TrustDomain;
 use tokio::sync::{Notify, watch};
 
 use crate::bundle::{Bundles, CachedBundle};
 use crate::entry::{Entry, EntryId};
+use crate::explain::Examination;
+use crate::sealed::KeptEntry;
 use crate::selectors::SelectorSet;
 use crate::sync::EntryDelta;
 
+pub use self::known_bundles::{BundleWatch, KnownBundles};
 use self::state::State;
-pub use self::update::{Identity, SignedSvid, Update};
+pub use self::update::{Identity, Pem, SignedSvid, Update};
 
 /// What shared code holds: every method takes a short lock and never awaits.
 pub struct IdentityCache {
     state: Mutex<State>,
     signing: Notify,
+    changes: AtomicU64,
+    removals: AtomicU64,
+    /// The last attempt at signing left something unsigned.
+    stalled: AtomicBool,
 }
 
 /// What one application of news changed.
@@ -65,6 +74,9 @@ impl IdentityCache {
         Arc::new(Self {
             state: Mutex::new(State::new(own_bundle, max_x509_svids)),
             signing: Notify::new(),
+            changes: AtomicU64::new(0),
+            removals: AtomicU64::new(0),
+            stalled: AtomicBool::new(false),
         })
     }
 
@@ -72,8 +84,14 @@ impl IdentityCache {
     /// when `bundles` lacks it: without it the server cannot be recognised.
     pub fn apply(&self, delta: EntryDelta, bundles: Bundles, now: SystemTime) -> Applied {
         let applied = self.lock().apply(delta, bundles, now);
+        self.count(applied.created + applied.updated + applied.removed, applied.removed);
         self.signing.notify_one();
         applied
+    }
+
+    /// Takes in whether an attempt at signing signed all that it was for.
+    pub fn attempted(&self, signed_all: bool) {
+        self.stalled.store(!signed_all, Ordering::Relaxed);
     }
 
     /// Up to `limit` entries to sign now: callers that wait come first, then
@@ -90,6 +108,7 @@ impl IdentityCache {
     /// Takes in signed SVIDs for entries asked for by [`Self::wanted`] and
     /// tells which groups got a new update.
     pub fn install(&self, signed: Vec<(Arc<Entry>, SignedSvid)>) -> Vec<SelectorSet> {
+        self.count(signed.len(), 0);
         self.lock().install(signed)
     }
 
@@ -119,10 +138,31 @@ impl IdentityCache {
     /// looked at.
     pub fn discard(&self, candidates: &[EntryId], condemns: impl Fn(&Identity) -> bool) -> usize {
         let discarded = self.lock().discard(candidates, condemns);
+        self.count(discarded, discarded);
         if discarded > 0 {
             self.signing.notify_one();
         }
         discarded
+    }
+
+    /// Has the signer look again, as after the clock was set.
+    pub fn nudge(&self) {
+        self.signing.notify_one();
+    }
+
+    /// How often entries or SVIDs changed, and how often something was taken away.
+    pub fn versions(&self) -> (u64, u64) {
+        (self.changes.load(Ordering::Relaxed), self.removals.load(Ordering::Relaxed))
+    }
+
+    /// All entries with their SVIDs, to be kept on disk; the ones in use first.
+    pub fn kept(&self) -> Vec<KeptEntry> {
+        self.lock().kept()
+    }
+
+    /// Whether this entry is known and still grants the same identity.
+    pub fn has(&self, entry: &Entry) -> bool {
+        self.lock().has(entry)
     }
 
     /// The entries that have an SVID.
@@ -149,9 +189,20 @@ impl IdentityCache {
         self.lock().matching(selectors)
     }
 
+    /// What is known about `selectors`, for an operator: looks at every entry.
+    /// At most `limit` of those that nearly match are told.
+    pub fn examine(&self, selectors: &SelectorSet, limit: usize) -> Examination {
+        self.lock().examine(selectors, limit)
+    }
+
     /// Every bundle.
     pub fn bundles(&self) -> Bundles {
         self.lock().bundles().clone()
+    }
+
+    /// A watch on every bundle.
+    pub fn watch_bundles(&self) -> BundleWatch {
+        self.lock().watch_bundles()
     }
 
     /// The own trust domain's bundle.
@@ -174,10 +225,19 @@ impl IdentityCache {
         self.lock().count_groups()
     }
 
+    fn count(&self, changed: usize, removed: usize) {
+        self.changes.fetch_add(changed as u64, Ordering::Relaxed);
+        self.removals.fetch_add(removed as u64, Ordering::Relaxed);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().expect("no code panics while it holds the identity cache")
     }
 }
+
+/// How long SVIDs that are still to be signed are waited for where there are others. Callers of
+/// the command line give up after a second.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// A caller's place in a group; leaving it frees the group with its last one.
 pub struct Subscription {
@@ -193,14 +253,23 @@ impl Subscription {
     }
 
     /// Waits until every entry that matches has its SVID: the first thing a
-    /// new stream may send.
+    /// new stream may send. Where there is an SVID already and signing fails,
+    /// as during an outage, the others are not waited for longer than a moment:
+    /// an entry that no server signs for takes nothing from those that have
+    /// their SVIDs.
     pub async fn ready(&mut self) -> Arc<Update> {
         loop {
             let update = self.current();
             if update.is_complete() {
                 return update;
             }
-            self.changed().await;
+            if !update.has_identity() {
+                self.changed().await;
+            } else if tokio::time::timeout(PATIENCE, self.changed()).await.is_err()
+                && self.cache.stalled.load(Ordering::Relaxed)
+            {
+                return update;
+            }
         }
     }
 

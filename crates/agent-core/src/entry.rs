@@ -27,6 +27,10 @@ pub struct Entry {
     pub revision: i64,
     /// Seconds since the epoch; tells a re-created entry from an updated one.
     pub created_at: i64,
+    /// Its SVID administers the server; nobody gets it on the workload's behalf.
+    pub admin: bool,
+    /// Its SVID is a downstream server's; nobody gets it on the workload's behalf.
+    pub downstream: bool,
     /// Its SVID goes to an SVID store and is never served to a workload.
     pub store_svid: bool,
     /// Its SVID is minted only once a workload asks.
@@ -76,6 +80,8 @@ pub(crate) mod tests {
             hint: String::new(),
             revision: 0,
             created_at: 100,
+            admin: false,
+            downstream: false,
             store_svid: false,
             disable_x509_svid_prefetch: false,
             jwt_svid_include_jti: false,

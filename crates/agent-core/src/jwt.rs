@@ -1,17 +1,23 @@
-//! JWT-SVIDs: which may be served again, and one request for many askers.
+//! JWT-SVIDs: which may be served again, one request for many askers, and new ones before anybody
+//! asks for those that are asked for again and again.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+mod cache;
+
+use std::collections::{HashMap, HashSet};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
-use steeple_spiffe::SpiffeId;
 use steeple_telemetry as telemetry;
-use tokio::sync::OnceCell;
-use tracing::{info, warn};
+use tokio::sync::{Notify, OnceCell};
+use tracing::{debug, info, warn};
 
 use crate::entry::Entry;
-use crate::lifetime::RenewalRule;
+use crate::lifetime::expired;
+use crate::sealed::KeptToken;
+
+use self::cache::{JwtCache, JwtKey};
 
 /// A signed token and its times.
 #[derive(Clone)]
@@ -45,6 +51,16 @@ pub struct JwtSvids {
     source: Arc<dyn JwtSource>,
     cache: Mutex<JwtCache>,
     flights: Mutex<HashMap<JwtKey, Flight>>,
+    changed: Notify,
+    version: AtomicU64,
+}
+
+/// A token that is asked for again and again, and due soon.
+pub struct HotToken {
+    /// The entry that it was signed for.
+    pub entry: Arc<Entry>,
+    /// The audience.
+    pub audience: Arc<[String]>,
 }
 
 type Flight = Arc<OnceCell<Result<JwtSvid, String>>>;
@@ -52,14 +68,20 @@ type Flight = Arc<OnceCell<Result<JwtSvid, String>>>;
 impl JwtSvids {
     /// Keeps at most `max` tokens.
     pub fn new(source: Arc<dyn JwtSource>, max: usize) -> Self {
-        let cache = Mutex::new(JwtCache::new(max));
-        Self { source, cache, flights: Mutex::default() }
+        Self {
+            source,
+            cache: Mutex::new(JwtCache::new(max)),
+            flights: Mutex::default(),
+            changed: Notify::new(),
+            version: AtomicU64::new(0),
+        }
     }
 
     /// A token of `entry`'s identity for `audience`: a cached one in the first
     /// half of its life, else a new one; and the cached one for as long as it
     /// holds if no new one can be had. Many callers with one wish make one
-    /// request.
+    /// request, and while a server is known to be away none of them waits for
+    /// it that has a token to go on with.
     pub async fn fetch(
         &self,
         entry: &Entry,
@@ -71,16 +93,25 @@ impl JwtSvids {
         }
         let key = JwtKey::new(&entry.spiffe_id, audience);
         let cached = self.cache().lookup(&key);
+        if cached.as_ref().is_some_and(|cached| !cached.asked_again) {
+            self.changed.notify_one();
+        }
         if let Some(cached) = &cached
             && now < cached.due
         {
             return Ok(cached.svid.clone());
         }
         let usable = cached.as_ref().filter(|cached| now < cached.svid.expires_at);
+        if let Some(cached) = usable
+            && cached.failed_lately(now)
+        {
+            return Ok(cached.svid.clone());
+        }
         match self.fetch_once(&key, entry, audience, usable.is_some()).await {
             Ok(svid) => Ok(svid),
             Err(error) => match (usable, cached.is_some()) {
                 (Some(cached), _) => {
+                    self.cache().failed(&key, now);
                     warn!(subsystem_name = "manager", spiffe_id = %entry.spiffe_id, error,
                         "Unable to renew JWT; returning cached copy");
                     Ok(cached.svid.clone())
@@ -116,9 +147,53 @@ impl JwtSvids {
         self.cache().forget_issued_after(now)
     }
 
+    /// Tokens that are to be renewed before somebody asks: those that were asked for again since
+    /// they came, shortly before half their life is over.
+    pub fn hot(&self, now: SystemTime) -> Vec<HotToken> {
+        self.cache().hot(now)
+    }
+
+    /// When [`Self::hot`] has something to tell by itself.
+    pub fn next_hot(&self, now: SystemTime) -> Option<SystemTime> {
+        self.cache().next_hot(now)
+    }
+
+    /// Completes when [`Self::next_hot`] may have changed.
+    pub async fn changed(&self) {
+        self.changed.notified().await;
+    }
+
+    /// Has a token renewed that is still good; gives whether that succeeded.
+    pub async fn refresh(&self, hot: &HotToken, now: SystemTime) -> bool {
+        let key = JwtKey::new(&hot.entry.spiffe_id, &hot.audience);
+        let outcome = self.fetch_once(&key, &hot.entry, &hot.audience, true).await;
+        if let Err(error) = &outcome {
+            debug!(subsystem_name = "manager", spiffe_id = %hot.entry.spiffe_id, error,
+                "Unable to renew JWT ahead of time");
+            self.cache().failed(&key, now);
+        }
+        outcome.is_ok()
+    }
+
+    /// Grows with each change of what is held.
+    pub fn version(&self) -> u64 {
+        self.version.load(Ordering::Relaxed)
+    }
+
+    /// What is held and still good, to be kept on disk.
+    pub fn kept(&self, now: SystemTime) -> Vec<KeptToken> {
+        let good = |token: &KeptToken| !expired(token.svid.expires_at, now);
+        self.cache().tokens().filter(good).collect()
+    }
+
+    /// Takes in a token that was kept.
+    pub fn restore(&self, entry: &Arc<Entry>, audience: &[String], svid: JwtSvid) {
+        self.cache().store(JwtKey::new(&entry.spiffe_id, audience), entry, svid, fastrand::f64());
+    }
+
     /// How many tokens are held.
     pub fn count(&self) -> usize {
-        self.cache().slots.len()
+        self.cache().len()
     }
 
     async fn fetch_once(
@@ -135,7 +210,10 @@ impl JwtSvids {
             .get_or_init(|| async {
                 let result = self.source.sign(entry, audience, have_cached).await;
                 if let Ok(svid) = &result {
-                    self.cache().store(key.clone(), svid.clone(), fastrand::f64());
+                    let entry = Arc::new(entry.clone());
+                    self.cache().store(key.clone(), &entry, svid.clone(), fastrand::f64());
+                    self.version.fetch_add(1, Ordering::Relaxed);
+                    self.changed.notify_one();
                 }
                 result
             })
@@ -171,102 +249,8 @@ impl Drop for Boarded<'_> {
     }
 }
 
-/// An identity and an audience, whose order does not matter.
-#[derive(Clone, PartialEq, Eq, Hash, Debug)]
-struct JwtKey {
-    spiffe_id: SpiffeId,
-    audience: Arc<[String]>,
-}
-
-impl JwtKey {
-    fn new(spiffe_id: &SpiffeId, audience: &[String]) -> Self {
-        let mut audience = audience.to_vec();
-        audience.sort_unstable();
-        Self { spiffe_id: spiffe_id.clone(), audience: audience.into() }
-    }
-}
-
-/// Tokens by key, the least recently used first to go.
-struct JwtCache {
-    slots: HashMap<JwtKey, Slot>,
-    by_use: BTreeMap<u64, JwtKey>,
-    uses: u64,
-    max: usize,
-}
-
-#[derive(Clone)]
-struct Slot {
-    svid: JwtSvid,
-    due: SystemTime,
-    used: u64,
-}
-
-impl JwtCache {
-    fn new(max: usize) -> Self {
-        Self { slots: HashMap::new(), by_use: BTreeMap::new(), uses: 0, max }
-    }
-
-    fn lookup(&mut self, key: &JwtKey) -> Option<Slot> {
-        let slot = self.slots.get_mut(key)?;
-        self.by_use.remove(&slot.used);
-        self.uses += 1;
-        slot.used = self.uses;
-        self.by_use.insert(self.uses, key.clone());
-        Some(slot.clone())
-    }
-
-    /// A token too large to be a sensible one is not kept: the count bounds
-    /// the cache's memory only while its members are small.
-    fn store(&mut self, key: JwtKey, svid: JwtSvid, dice: f64) {
-        self.remove(&key);
-        if self.max == 0 || svid.token.len() > MAX_CACHED_TOKEN {
-            return;
-        }
-        while self.slots.len() >= self.max
-            && let Some((_, oldest)) = self.by_use.pop_first()
-        {
-            self.slots.remove(&oldest);
-        }
-        self.uses += 1;
-        let due = RenewalRule::default().due(svid.issued_at, svid.expires_at, dice);
-        self.by_use.insert(self.uses, key.clone());
-        self.slots.insert(key, Slot { svid, due, used: self.uses });
-        telemetry::gauge(&["jwt_svid_cache_size"], self.slots.len() as f64, &[]);
-    }
-
-    fn remove(&mut self, key: &JwtKey) {
-        if let Some(slot) = self.slots.remove(key) {
-            self.by_use.remove(&slot.used);
-        }
-    }
-
-    fn forget_issued_after(&mut self, now: SystemTime) -> usize {
-        let early: Vec<JwtKey> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| slot.svid.issued_at > now)
-            .map(|(key, _)| key.clone())
-            .collect();
-        early.iter().for_each(|key| self.remove(key));
-        early.len()
-    }
-
-    fn forget_keys(&mut self, key_ids: &HashSet<String>) -> BTreeMap<Arc<str>, usize> {
-        let condemned: Vec<(JwtKey, Arc<str>)> = self
-            .slots
-            .iter()
-            .filter(|(_, slot)| key_ids.contains(slot.svid.key_id.as_ref()))
-            .map(|(key, slot)| (key.clone(), slot.svid.key_id.clone()))
-            .collect();
-        let mut removed = BTreeMap::new();
-        for (key, key_id) in condemned {
-            self.remove(&key);
-            *removed.entry(key_id).or_default() += 1;
-        }
-        removed
-    }
-}
-
+/// Longer tokens are served and not kept: the count bounds the cache's memory
+/// only while its members are small.
 const MAX_CACHED_TOKEN: usize = 16 * 1024;
 
 /// The default of `jwt_svid_cache_hit_timeout`: how long to wait for a new

@@ -89,18 +89,24 @@ pub struct AgentRotation {
     due: SystemTime,
     ends: SystemTime,
     tainted: bool,
+    forced: bool,
 }
 
 impl AgentRotation {
     /// For an SVID just received; `dice` as for [`RenewalRule::due`].
     pub fn of(svid: &Certificate, rule: RenewalRule, dice: f64) -> Self {
         let (begin, ends) = (svid.not_before(), svid.not_after());
-        Self { due: rule.due(begin, ends, dice), ends, tainted: false }
+        Self { due: rule.due(begin, ends, dice), ends, tainted: false, forced: false }
     }
 
     /// The authority that signed it was withdrawn: replace it now.
     pub fn taint(&mut self) {
         self.tainted = true;
+    }
+
+    /// Its time has not come, since the clock was set back: replace it now.
+    pub fn force(&mut self) {
+        self.forced = true;
     }
 
     /// Whether it is known to be tainted.
@@ -110,14 +116,14 @@ impl AgentRotation {
 
     /// Whether to replace it now.
     pub fn is_due(&self, now: SystemTime) -> bool {
-        self.tainted || now >= self.due
+        self.tainted || self.forced || now >= self.due
     }
 
     /// How long it may stay as it is; for ever once that time is over, since
     /// failed attempts are then spaced by other means.
     pub fn until_due(&self, now: SystemTime) -> Duration {
         match self.due.duration_since(now) {
-            Ok(left) if !self.tainted => left,
+            Ok(left) if !self.tainted && !self.forced => left,
             _ => Duration::MAX,
         }
     }

@@ -1,20 +1,28 @@
 //! Sets of selectors, sorted once so that every later question is a merge.
 
+use std::cmp::Ordering;
 use std::fmt;
-use std::sync::Arc;
+use std::hash::{BuildHasher as _, Hash, Hasher, RandomState};
+use std::sync::{Arc, LazyLock};
 
 use steeple_spiffe::Selector;
 
-/// A sorted set of selectors without duplicates; cheap to clone.
-#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
-pub struct SelectorSet(Arc<[Selector]>);
+/// A sorted set of selectors without duplicates; cheap to clone, to hash and to tell from
+/// another: delegates name sets of a hundred thousand, and each is filed under all its selectors.
+#[derive(Clone, Debug)]
+pub struct SelectorSet {
+    selectors: Arc<[Selector]>,
+    hash: u64,
+}
 
 impl SelectorSet {
     /// Sorts, drops duplicates.
     pub fn new(mut selectors: Vec<Selector>) -> Self {
         selectors.sort_unstable();
         selectors.dedup();
-        Self(selectors.into())
+        // Keyed: whoever chooses selectors must not choose collisions.
+        static KEY: LazyLock<RandomState> = LazyLock::new(RandomState::new);
+        Self { hash: KEY.hash_one(&selectors), selectors: selectors.into() }
     }
 
     /// Whether every selector of `other` is in this set.
@@ -26,19 +34,24 @@ impl SelectorSet {
         other.iter().all(|wanted| mine.by_ref().find(|have| *have >= wanted) == Some(wanted))
     }
 
+    /// Whether this selector is in the set.
+    pub fn has(&self, selector: &Selector) -> bool {
+        self.selectors.binary_search(selector).is_ok()
+    }
+
     /// The selectors in ascending order.
     pub fn iter(&self) -> std::slice::Iter<'_, Selector> {
-        self.0.iter()
+        self.selectors.iter()
     }
 
     /// How many selectors there are.
     pub fn len(&self) -> usize {
-        self.0.len()
+        self.selectors.len()
     }
 
     /// Whether nothing is known about the caller.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.selectors.is_empty()
     }
 
     /// The selectors that a log may show: those equal to one of `prefixes`, or
@@ -47,15 +60,46 @@ impl SelectorSet {
         let shown: Vec<String> = self
             .iter()
             .map(ToString::to_string)
-            .filter(|selector| {
-                prefixes.iter().any(|prefix| {
-                    selector
-                        .strip_prefix(prefix.as_str())
-                        .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
-                })
-            })
+            .filter(|selector| is_loggable(selector, prefixes))
             .collect();
         (!shown.is_empty()).then(|| shown.join(","))
+    }
+}
+
+/// Whether a log may show a selector, which is written out here: it is one of
+/// `prefixes`, or continues one after a colon.
+pub fn is_loggable(selector: &str, prefixes: &[String]) -> bool {
+    prefixes.iter().any(|prefix| {
+        selector
+            .strip_prefix(prefix.as_str())
+            .is_some_and(|rest| rest.is_empty() || rest.starts_with(':'))
+    })
+}
+
+impl PartialEq for SelectorSet {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.selectors, &other.selectors)
+            || (self.hash == other.hash && self.selectors == other.selectors)
+    }
+}
+
+impl Eq for SelectorSet {}
+
+impl Hash for SelectorSet {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        state.write_u64(self.hash);
+    }
+}
+
+impl PartialOrd for SelectorSet {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for SelectorSet {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.selectors.cmp(&other.selectors)
     }
 }
 
@@ -90,6 +134,14 @@ mod tests {
     #[test]
     fn order_and_repetition_do_not_matter() {
         assert_eq!(set(&["uid:1", "gid:2", "uid:1"]), set(&["gid:2", "uid:1"]));
+    }
+
+    #[test]
+    fn sets_that_hold_the_same_are_one_key() {
+        let mut known = std::collections::HashSet::from([set(&["uid:1", "gid:2"])]);
+        assert!(!known.insert(set(&["gid:2", "uid:1"])));
+        assert!(known.insert(set(&["gid:2"])));
+        assert!(known.insert(set(&[])));
     }
 
     #[test]

@@ -34,7 +34,7 @@ impl EntryDelta {
 
 /// The revision and creation time of every entry that the agent holds.
 #[derive(Debug, Default, Clone)]
-pub struct KnownEntries(HashMap<EntryId, Stamp>);
+pub struct KnownEntries(HashMap<EntryId, Stamp>, u64);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Stamp {
@@ -57,6 +57,7 @@ impl KnownEntries {
 
     /// Records that the cache now holds what `delta` says.
     pub fn apply(&mut self, delta: &EntryDelta) {
+        self.1 += u64::from(!delta.removed.is_empty() || !delta.upserted.is_empty());
         for id in &delta.removed {
             self.0.remove(id);
         }
@@ -64,6 +65,11 @@ impl KnownEntries {
             let stamp = Stamp { revision: entry.revision, created_at: entry.created_at };
             self.0.insert(entry.id.clone(), stamp);
         }
+    }
+
+    /// Counts the changes.
+    pub fn changes(&self) -> u64 {
+        self.1
     }
 
     /// How many entries are known.
@@ -241,6 +247,12 @@ impl SyncSchedule {
         Self { backoff: Backoff::new(interval, max.max(interval)) }
     }
 
+    /// Has agents that lost their servers together drift apart.
+    #[must_use]
+    pub fn drifting(self, seed: u64) -> Self {
+        Self { backoff: self.backoff.drifting(seed) }
+    }
+
     /// The pause after the first sync, which succeeded.
     pub fn first(&mut self) -> Duration {
         self.backoff.next().min(DEFAULT_INTERVAL)
@@ -251,6 +263,11 @@ impl SyncSchedule {
         self.backoff.reset();
         let pause = self.backoff.next();
         if svids_held == 0 { pause.min(DEFAULT_INTERVAL) } else { pause }
+    }
+
+    /// The clock jumped: what failed before it says nothing about now.
+    pub fn jolted(&mut self) {
+        self.backoff.reset();
     }
 
     /// The pause after a sync that failed.

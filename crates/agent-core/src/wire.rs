@@ -8,8 +8,16 @@
 //! Field numbers are those of the public `workload.proto`; the tests of
 //! `steeple-agent-api` decode these bytes with the generated types.
 
+mod delegated;
+mod wit;
+
+use std::ops::Range;
+
 use bytes::Bytes;
 use zeroize::Zeroizing;
+
+pub use self::delegated::{Change, WithKey, delegated_x509_bundles, delegated_x509_svids, watched};
+pub use self::wit::{wit_bundles, wit_svids};
 
 /// A gRPC message with its prefix (no compression, length); shared by every
 /// stream that sends it, wiped when the last one lets go.
@@ -36,6 +44,8 @@ impl Frame {
 /// An `X509SVID` message without its bundle: fields before and after it.
 pub struct IdentityFragment {
     head: Zeroizing<Vec<u8>>,
+    /// Where in `head` the key is.
+    key: Range<usize>,
     tail: Vec<u8>,
 }
 
@@ -49,9 +59,15 @@ impl IdentityFragment {
         put_field(&mut head, 1, spiffe_id.as_bytes());
         put_field(&mut head, 2, chain_der);
         put_field(&mut head, 3, key_pkcs8);
+        let key = head.len() - key_pkcs8.len()..head.len();
         let mut tail = Vec::new();
         put_field(&mut tail, 5, hint.as_bytes());
-        Self { head, tail }
+        Self { head, key, tail }
+    }
+
+    /// The key, PKCS#8 DER.
+    pub fn key_pkcs8(&self) -> &[u8] {
+        &self.head[self.key.clone()]
     }
 
     fn len(&self, bundle: &BundleFragment) -> usize {
@@ -124,7 +140,12 @@ fn frame(size: usize, write: impl FnOnce(&mut Vec<u8>)) -> Frame {
     out.extend_from_slice(&length.to_be_bytes());
     write(&mut out);
     debug_assert_eq!(out.len(), PREFIX + size);
-    Frame(Bytes::from_owner(Wiped(out)))
+    Frame(wiped(out))
+}
+
+/// Bytes to share that are wiped when the last one lets go.
+pub(crate) fn wiped(bytes: Zeroizing<Vec<u8>>) -> Bytes {
+    Bytes::from_owner(Wiped(bytes))
 }
 
 struct Wiped(Zeroizing<Vec<u8>>);

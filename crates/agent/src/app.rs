@@ -1,39 +1,41 @@
 //! The wiring: each part is started after what it needs.
 
 use std::path::Path;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use steeple_agent_api::admin::{DebugService, LoggerService};
-use steeple_agent_api::endpoint::Endpoint;
-use steeple_agent_api::rate_limit::RateLimits;
-use steeple_agent_api::workload::WorkloadApi;
-use steeple_agent_core::attest::{AttestLimits, WorkloadAttestation};
 use steeple_agent_core::bundle::CachedBundle;
 use steeple_agent_core::cache::IdentityCache;
 use steeple_agent_core::jwt::{DEFAULT_CACHE_HIT_TIMEOUT, JwtSvids};
-use steeple_agent_core::node::{BOOTSTRAP_INTERVAL, BOOTSTRAP_PATIENCE, Refusal};
+use steeple_agent_core::svid_store::StoreCache;
 use steeple_agent_core::sync::BatchSize;
 use steeple_config::{AgentConfig, Notice, NoticeKind, WorkloadKeyType};
 use steeple_net::tls::{ClientTls, Roots, TlsPolicy};
+use steeple_net::unix::Sockets;
 use steeple_ops::Program;
 use steeple_pki::{Bundle, KeyType};
 use steeple_plugin::WorkloadAttestor;
 use steeple_runtime::log::LogHandle;
-use steeple_runtime::{Backoff, Clock, SystemClock, Tasks, VERSION, Watcher, drain, signal};
+use steeple_runtime::{Clock, SystemClock, Tasks, VERSION, Watcher, drain, signal};
 use steeple_spiffe::SpiffeId;
 use tracing::{error, info, warn};
 
 use crate::attestation::NodeAttestation;
 use crate::credentials::{AgentSvid, Credentials};
 use crate::data::DataFile;
+use crate::endpoints::Endpoints;
 use crate::error::AgentError;
+use crate::handover::{self, Handover};
 use crate::health::{self, Started};
 use crate::manager::rotator::renewal_rule;
 use crate::manager::taint::Sweeps;
 use crate::manager::{Manager, Settings, SyncState};
+use crate::offline::OfflineCache;
 use crate::plugins::{Plugins, RunningPlugins};
 use crate::server::{ServerClient, ServerJwtSource};
+use crate::start::{self, Begun, Start};
+use crate::svid_store::StoreService;
 use crate::telemetry;
 use crate::trust::TrustSource;
 
@@ -45,10 +47,11 @@ pub async fn run(
     config: AgentConfig,
     notices: Vec<Notice>,
     log: LogHandle,
+    sockets: Sockets,
     shutdown: impl Future<Output = ()> + Send,
 ) -> Result<(), AgentError> {
     tell(&notices);
-    let agent = Agent { config, log, clock: Arc::new(SystemClock) };
+    let agent = Agent { config, log, clock: Arc::new(SystemClock), sockets };
     agent.run(shutdown).await
 }
 
@@ -60,6 +63,8 @@ pub struct Agent {
     pub log: LogHandle,
     /// Its time.
     pub clock: Arc<dyn Clock>,
+    /// Where its sockets come from.
+    pub sockets: Sockets,
 }
 
 impl Agent {
@@ -77,15 +82,19 @@ impl Agent {
             tokio::select! {
                 outcome = &mut serving => outcome,
                 task = tasks.panicked() => Err(AgentError::Panicked(task)),
-                () = &mut shutdown => Ok(()),
+                () = &mut shutdown => Ok(Ending::Stopped),
             }
         };
+        if !matches!(outcome, Ok(Ending::HandedOver)) {
+            handover::tell_systemd("STOPPING=1");
+        }
+        self.sockets.close_tcp();
         drop(watcher);
         trigger.drain(DRAIN_GRACE).await;
         if let Some(plugins) = plugins.get() {
             plugins.close().await;
         }
-        outcome
+        outcome.map(drop)
     }
 
     async fn serve(
@@ -93,7 +102,7 @@ impl Agent {
         tasks: &Tasks,
         watcher: &Watcher,
         running_plugins: &OnceLock<RunningPlugins>,
-    ) -> Result<(), AgentError> {
+    ) -> Result<Ending, AgentError> {
         let config = &self.config;
         info!(data_dir = %config.data_dir.display(), version = VERSION, "Starting agent");
         let program = telemetry::program(config, &self.clock);
@@ -102,8 +111,52 @@ impl Agent {
         if let Some(profiling) = &config.profiling {
             steeple_ops::profiling::start(profiling, &program, tasks, watcher);
         }
-        let data = Arc::new(DataFile::open(&config.data_dir)?);
+        let mut handover = Handover::begin(config).await?;
         self.watch_signals(tasks, watcher);
+        let (manager, attestors, started) = tokio::select! {
+            prepared = self.prepare(tasks, watcher, running_plugins, &program) => prepared?,
+            error = handover.forsaken() => return Err(error),
+        };
+        let sockets = &self.sockets;
+        handover.take_sockets(sockets).await?;
+        let endpoints = Endpoints { config, clock: &self.clock, log: &self.log, sockets };
+        endpoints.open(&manager, attestors, tasks, watcher)?;
+        handover.serving(sockets).await;
+        // Not before: until now the agent before may have to go on with what it kept.
+        if manager.offline.is_some() {
+            tasks.spawn("offline_cache", manager.clone().keep_offline(watcher.clone()));
+        }
+        started.set();
+        loop {
+            let mut running = Running(true);
+            let (successor, still) = tokio::select! {
+                outcome = Box::pin(manager.run(watcher.clone())) => {
+                    running.0 = false;
+                    return outcome.map(|()| Ending::Stopped);
+                }
+                asked = async { (handover.asked().await, manager.hold_still().await) } => asked,
+            };
+            drop(running);
+            manager.leave(still).await;
+            // Nothing is written any more, however this ends, unless we stay.
+            if successor.give_way(sockets).await {
+                handover.leave_door();
+                return Ok(Ending::HandedOver);
+            }
+            manager.stay().await;
+        }
+    }
+
+    /// Everything up to what takes sockets: an agent that knows what it is authorised for.
+    async fn prepare(
+        &self,
+        tasks: &Tasks,
+        watcher: &Watcher,
+        running_plugins: &OnceLock<RunningPlugins>,
+        program: &Program,
+    ) -> Result<(Arc<Manager>, Vec<Arc<dyn WorkloadAttestor>>, Started), AgentError> {
+        let config = &self.config;
+        let data = Arc::new(DataFile::open(&config.data_dir)?);
         // Caught from here on: it must not end the process while plugins are loaded.
         let reconfigure = signal::on_usr1();
         let (plugins, running) = Plugins::load(config).await?;
@@ -113,19 +166,14 @@ impl Agent {
         let _ = running_plugins.set(running);
         let started = Started::default();
         self.watch_health(&started, tasks, watcher);
-        let (manager, attestors) = self.become_agent(plugins, &data, &program).await?;
+        let (manager, attestors) = self.become_agent(plugins, &data, program).await?;
         if telemetry::needs_bundles(config) {
             let (cache, book) = (manager.cache.clone(), program.bundles.clone());
             let following = telemetry::follow_bundles(cache, book, watcher.clone());
             tasks.spawn("telemetry_bundles", following);
         }
-        self.initialize(&manager).await?;
-        self.open_sockets(&manager, attestors, tasks, watcher)?;
-        started.set();
-        let mut running = Running(true);
-        let outcome = manager.run(watcher.clone()).await;
-        running.0 = false;
-        outcome
+        start::first_contact(&manager).await?;
+        Ok((manager, attestors, started))
     }
 
     fn watch_signals(&self, tasks: &Tasks, watcher: &Watcher) {
@@ -168,8 +216,7 @@ impl Agent {
         let config = &self.config;
         let attestation = NodeAttestation {
             trust_domain: config.trust_domain.clone(),
-            server_host: config.server_address.clone(),
-            server_port: config.server_port,
+            servers: config.servers.clone(),
             tls: tls_policy(config),
             key_manager: plugins.key_manager,
             evidence: plugins.node_evidence,
@@ -177,7 +224,9 @@ impl Agent {
         };
         let source = TrustSource::new(config, data);
         let rebootstrap = source.may_rebootstrap()?;
-        let (svid, bundle) = self.attest(&attestation, data, rebootstrap).await?;
+        let offline = OfflineCache::of(config, &attestation.key_manager, &plugins.key_manager_name);
+        let start = Start { agent: self, attestation: &attestation, data, rebootstrap };
+        let Begun { svid, bundle, kept } = start.begin(offline.as_deref()).await?;
         let rebootstrap = rebootstrap && source.may_rebootstrap()?;
         if !svid.reattestable && plugins.key_manager_name == "memory" {
             warn!(
@@ -185,43 +234,12 @@ impl Agent {
             );
         }
         let manager = self.manager(attestation, svid, bundle, data, rebootstrap, program)?;
-        Ok((Arc::new(manager), plugins.workload_attestors))
-    }
-
-    /// Tries for a minute, unless the server says no.
-    async fn attest(
-        &self,
-        attestation: &NodeAttestation,
-        data: &DataFile,
-        rebootstrap: bool,
-    ) -> Result<(AgentSvid, Bundle), AgentError> {
-        let source = TrustSource::new(&self.config, data);
-        let mut patience = Patience::new(patience(rebootstrap));
-        loop {
-            let outcome = match source.first_trust(self.clock.now()).await {
-                Ok(trust) => attestation.begin(data, trust).await,
-                Err(error) => Err(error),
-            };
-            let error = match outcome {
-                Ok((svid, bundle)) => {
-                    source.succeeded(self.clock.now())?;
-                    data.store_bundle(bundle.certificates().cloned().collect());
-                    data.store_svid(svid.chain.clone(), svid.reattestable);
-                    return Ok((svid, bundle));
-                }
-                Err(error) if error.is_denied() => return Err(error),
-                Err(error) => {
-                    if error.refusal() == Refusal::UnknownAuthority && source.is_bootstrap() {
-                        info!("Trust Bundle and Server don't agree, bootstrapping again");
-                    }
-                    error
-                }
-            };
-            if rebootstrap && error.refusal() == Refusal::UnknownAuthority {
-                source.disagrees(self.clock.now())?;
-            }
-            patience.wait("Failed to retrieve attestation result", error).await?;
+        let store_service = StoreService::new(manager.stored.clone(), plugins.svid_stores);
+        let manager = Manager { offline, store_service, ..manager };
+        if let Some(kept) = kept {
+            manager.restore(kept);
         }
+        Ok((Arc::new(manager), plugins.workload_attestors))
     }
 
     fn manager(
@@ -236,28 +254,34 @@ impl Agent {
         let config = &self.config;
         let experimental = &config.experimental;
         let rule = renewal_rule(config);
+        let seed = steeple_pki::digest::seed(svid.id());
         let credentials = Arc::new(Credentials::new(svid, rule, program.identity.clone()));
         let roots = Roots::new(bundle.certificates().cloned().collect());
         let server_id = SpiffeId::server(&config.trust_domain);
         let tls = ClientTls::new(server_id, roots.clone(), Some(credentials.slot()))
             .with_policy(tls_policy(config));
-        let server = Arc::new(ServerClient::new(&config.server_address, config.server_port, tls)?);
+        let server = Arc::new(ServerClient::new(&config.servers, tls, seed)?);
         let hit_timeout =
             experimental.jwt_svid_cache_hit_timeout.unwrap_or(DEFAULT_CACHE_HIT_TIMEOUT);
         let jwt_source = Arc::new(ServerJwtSource::new(server.clone(), hit_timeout));
         let own_bundle = Arc::new(CachedBundle::new(bundle));
+        let stored = Arc::new(StoreCache::new(own_bundle.clone()));
         Ok(Manager {
             attestation,
             credentials,
             server,
             roots,
             data: data.clone(),
+            store_service: StoreService::new(stored.clone(), Vec::new()),
+            stored,
             cache: IdentityCache::new(own_bundle, or_default(config.x509_svid_cache_max_size)),
+            book: Arc::default(),
             jwt: Arc::new(JwtSvids::new(jwt_source, or_default(config.jwt_svid_cache_max_size))),
             clock: self.clock.clone(),
             settings: Settings {
                 sync_interval: experimental.sync_interval.unwrap_or(DEFAULT_SYNC_INTERVAL),
                 incremental_sync: experimental.use_sync_authorized_entries,
+                push: !experimental.disable_push,
                 workload_key_type: key_type(config.workload_x509_svid_key_type),
                 renewal: rule,
                 rebootstrap,
@@ -266,117 +290,20 @@ impl Agent {
             state: Mutex::new(SyncState::default()),
             batch: Mutex::new(BatchSize::new()),
             sweeps: Sweeps::new(),
+            hints: tokio::sync::Notify::new(),
+            jolts: tokio::sync::watch::Sender::new(0),
+            offline: None,
+            offline_since_start: AtomicBool::new(false),
+            upkeep: tokio::sync::Mutex::new(true),
         })
     }
-
-    /// The first sync, tried for a minute; then workloads may come.
-    async fn initialize(&self, manager: &Manager) -> Result<(), AgentError> {
-        let rebootstrap = manager.settings.rebootstrap;
-        let mut patience = Patience::new(patience(rebootstrap));
-        loop {
-            let error = match manager.initialize().await {
-                Ok(()) => return Ok(()),
-                Err(error) => error,
-            };
-            let error = match error.refusal() {
-                Refusal::Reattest | Refusal::Banned => return Err(error),
-                Refusal::UnknownAuthority if rebootstrap => {
-                    match manager.on_unknown_authority(error) {
-                        Some(fatal) => return Err(fatal),
-                        None => AgentError::Bootstrap("Trust Bundle and Server don't agree".into()),
-                    }
-                }
-                Refusal::UnknownAuthority | Refusal::Transient => error,
-            };
-            patience.wait("Failed to initialize manager", error).await?;
-        }
-    }
-
-    fn open_sockets(
-        &self,
-        manager: &Arc<Manager>,
-        attestors: Vec<Arc<dyn WorkloadAttestor>>,
-        tasks: &Tasks,
-        watcher: &Watcher,
-    ) -> Result<(), AgentError> {
-        let config = &self.config;
-        let own_pid = i32::try_from(std::process::id()).expect("process ids are positive");
-        let attestation =
-            Arc::new(WorkloadAttestation::new(attestors, AttestLimits::default(), own_pid));
-        match &config.socket_path {
-            Some(path) => {
-                let api = (!config.disable_workload_api)
-                    .then(|| Arc::new(self.workload_api(manager, attestation, watcher)));
-                let endpoint = Endpoint::workload(path, api)?;
-                tasks.spawn("agent_apis", endpoint.serve(watcher.clone()));
-            }
-            None => info!(
-                apis = "Workload and SDS APIs",
-                "Skipping agent APIs because public endpoint is disabled"
-            ),
-        }
-        if let Some(path) = &config.admin_socket_path {
-            let debug = DebugService::new(
-                manager.credentials.clone(),
-                manager.cache.clone(),
-                manager.jwt.clone(),
-                self.clock.clone(),
-            );
-            let endpoint = Endpoint::admin(path, debug, LoggerService::new(self.log.clone()))?;
-            tasks.spawn("admin_apis", endpoint.serve(watcher.clone()));
-        }
-        Ok(())
-    }
-
-    fn workload_api(
-        &self,
-        manager: &Manager,
-        attestation: Arc<WorkloadAttestation>,
-        watcher: &Watcher,
-    ) -> WorkloadApi {
-        let config = &self.config;
-        WorkloadApi {
-            cache: manager.cache.clone(),
-            jwt: manager.jwt.clone(),
-            attestation,
-            trust_domain: config.trust_domain.clone(),
-            allow_unauthenticated_verifiers: config.allow_unauthenticated_verifiers,
-            allowed_foreign_jwt_claims: config.allowed_foreign_jwt_claims.iter().cloned().collect(),
-            log_selectors: config.log_selectors.clone(),
-            rate_limits: RateLimits::default(),
-            clock: self.clock.clone(),
-            drain: watcher.clone(),
-        }
-    }
 }
 
-/// Attempts with growing pauses, up to a limit in all.
-struct Patience {
-    pauses: Backoff,
-    since: Instant,
-    limit: Duration,
-}
-
-impl Patience {
-    fn new(limit: Duration) -> Self {
-        Self { pauses: Backoff::with_default_max(BOOTSTRAP_INTERVAL), since: Instant::now(), limit }
-    }
-
-    /// Waits before the next attempt, or gives the failure back for good.
-    async fn wait(&mut self, line: &'static str, error: AgentError) -> Result<(), AgentError> {
-        let pause = self.pauses.next();
-        if self.since.elapsed() + pause > self.limit {
-            return Err(error);
-        }
-        let retry_interval = steeple_runtime::duration::format_go(pause);
-        warn!(%error, retry_interval, "{line}");
-        tokio::time::sleep(pause).await;
-        Ok(())
-    }
-}
-
-fn patience(rebootstrap: bool) -> Duration {
-    if rebootstrap { REBOOTSTRAP_PATIENCE } else { BOOTSTRAP_PATIENCE }
+/// Why an agent ends that nothing ails.
+enum Ending {
+    Stopped,
+    /// Another process serves in its place.
+    HandedOver,
 }
 
 /// Says so when the manager is dropped at its work, which is how a signal ends it.
@@ -420,7 +347,7 @@ fn tell(notices: &[Notice]) {
     }
 }
 
-fn tls_policy(config: &AgentConfig) -> TlsPolicy {
+pub(crate) fn tls_policy(config: &AgentConfig) -> TlsPolicy {
     TlsPolicy { require_pq_kem: config.experimental.require_pq_kem }
 }
 
@@ -440,5 +367,4 @@ pub(crate) fn conclude(outcome: &Result<(), AgentError>) -> i32 {
 
 const DEFAULT_CACHE_SIZE: usize = 1000;
 const DEFAULT_SYNC_INTERVAL: Duration = Duration::from_secs(5);
-const REBOOTSTRAP_PATIENCE: Duration = Duration::from_secs(24 * 60 * 60);
 const DRAIN_GRACE: Duration = Duration::from_secs(10);

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use steeple_agent_core::node::{KeySlot, Start, at_start};
+use steeple_agent_core::sealed;
 use steeple_net::channel::{self, Channel};
 use steeple_net::tls::{ClientTls, Roots, TlsPolicy};
 use steeple_pki::x509::DistinguishedName;
@@ -34,8 +35,7 @@ use crate::telemetry;
 /// What attesting takes.
 pub(crate) struct NodeAttestation {
     pub(crate) trust_domain: TrustDomain,
-    pub(crate) server_host: String,
-    pub(crate) server_port: u16,
+    pub(crate) servers: Vec<(String, u16)>,
     /// Which TLS handshakes to take part in.
     pub(crate) tls: TlsPolicy,
     pub(crate) key_manager: Arc<dyn KeyManager>,
@@ -75,7 +75,8 @@ impl NodeAttestation {
                 "No pre-existing agent SVID found. Will perform node attestation"
             );
         }
-        let keys = self.key_manager.keys().await?;
+        let mut keys = self.key_manager.keys().await?;
+        keys.retain(|(id, _)| !sealed::is_own_key(id));
         let public: Vec<_> =
             keys.iter().map(|(id, key)| (id.clone(), key.public_key().clone())).collect();
         match at_start(stored.svid.first(), &public, self.clock.now()) {
@@ -120,6 +121,15 @@ impl NodeAttestation {
         }
     }
 
+    /// The stored identity, be its time over or not, if its key is at hand.
+    pub(crate) async fn stored(&self, data: &DataFile) -> Option<AgentSvid> {
+        let stored = data.read();
+        let leaf = stored.svid.first()?.clone();
+        let mut keys = self.key_manager.keys().await.ok()?.into_iter();
+        let (key_id, key) = keys.find(|(_, key)| key.public_key() == leaf.public_key())?;
+        Some(AgentSvid { chain: stored.svid, key, key_id, reattestable: stored.reattestable })
+    }
+
     /// Attests with a new key in `slot` and asks for the bundle on the same
     /// connection.
     pub(crate) async fn attest(
@@ -155,9 +165,11 @@ impl NodeAttestation {
             }
         };
         let tls = tls.with_policy(self.tls);
-        let channel = channel::tls(&self.server_host, self.server_port, tls)?;
-        let exchange = self.exchange(channel.clone(), csr);
-        let result = match tokio::time::timeout(ATTEST_TIMEOUT, exchange).await {
+        let channel = channel::tls_any(&self.servers, tls, fastrand::u64(..))?;
+        let exchange = self.exchange(channel.clone(), csr, &key);
+        let exchanged = tokio::time::timeout(ATTEST_TIMEOUT, exchange).await;
+        self.evidence.end().await;
+        let result = match exchanged {
             Ok(result) => result?,
             Err(_) => return Err(no_answer("failed to receive attestation response")),
         };
@@ -195,8 +207,9 @@ impl NodeAttestation {
         &self,
         channel: Channel,
         csr: Vec<u8>,
+        key: &Arc<dyn Signer>,
     ) -> Result<agent_api::attest_agent_response::Result, AgentError> {
-        let payload = self.evidence.payload().await?;
+        let payload = self.evidence.payload_for(key.as_ref()).await?;
         let first = Step::Params(Params {
             data: Some(AttestationData {
                 r#type: self.evidence.name().to_owned(),

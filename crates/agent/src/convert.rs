@@ -64,6 +64,8 @@ fn entry(message: types::Entry) -> Result<Entry, String> {
         hint: message.hint,
         revision: message.revision_number,
         created_at: message.created_at,
+        admin: message.admin,
+        downstream: message.downstream,
         store_svid: message.store_svid,
         disable_x509_svid_prefetch: attributes.disable_x509_svid_prefetch,
         jwt_svid_include_jti: attributes.jwt_svid_include_jti,
@@ -110,6 +112,16 @@ pub(crate) fn bundle(message: types::Bundle) -> Result<Bundle, String> {
             expires_at,
             tainted: key.tainted,
         });
+    }
+    // Few need them, so that a bad one is nobody else's trouble.
+    for key in message.wit_authorities {
+        if let Ok(public_key) = PublicKey::from_spki_der(&key.public_key)
+            && !key.key_id.is_empty()
+        {
+            let expires_at = (key.expires_at > 0).then(|| seconds(key.expires_at));
+            let (key_id, tainted) = (key.key_id, key.tainted);
+            bundle.set_wit_authority(JwtAuthority { key_id, public_key, expires_at, tainted });
+        }
     }
     bundle.refresh_hint = Duration::from_secs(message.refresh_hint.try_into().unwrap_or(0));
     bundle.sequence_number = message.sequence_number;

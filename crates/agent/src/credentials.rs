@@ -66,6 +66,16 @@ impl Credentials {
         self.lock().svid.reattestable
     }
 
+    /// The agent's SPIFFE ID.
+    pub(crate) fn id(&self) -> String {
+        self.lock().svid.id().to_owned()
+    }
+
+    /// Whatever its time, it is to be replaced.
+    pub(crate) fn force_rotation(&self) {
+        self.lock().rotation.force();
+    }
+
     pub(crate) fn key_id(&self) -> String {
         self.lock().svid.key_id.clone()
     }
@@ -94,6 +104,13 @@ impl AgentStatus for Credentials {
 
     fn last_sync(&self) -> SystemTime {
         self.lock().last_sync
+    }
+
+    fn renews_at(&self, now: SystemTime) -> Option<SystemTime> {
+        match self.rotation().until_due(now) {
+            Duration::MAX => Some(now),
+            left => now.checked_add(left),
+        }
     }
 }
 

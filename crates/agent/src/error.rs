@@ -30,6 +30,12 @@ pub enum AgentError {
     /// `agent-data.json` is there but makes no sense.
     #[error("failed to open storage: {0}")]
     Storage(#[from] StorageError),
+    /// Another agent has the data directory.
+    #[error("another agent runs on the same data directory and does not give way: {reason}")]
+    Running {
+        /// What it says.
+        reason: String,
+    },
     /// The plugins of the configuration cannot be used.
     #[error("{0}")]
     Plugins(String),
@@ -71,6 +77,9 @@ pub enum AgentError {
     /// A socket cannot be bound.
     #[error(transparent)]
     Bind(#[from] BindError),
+    /// The SPIFFE Broker API cannot be opened.
+    #[error("{0}")]
+    Broker(String),
     /// Telemetry cannot be started.
     #[error(transparent)]
     Telemetry(#[from] TelemetryError),
@@ -100,6 +109,31 @@ impl AgentError {
             Self::Expired { source, .. } | Self::Sync(source) => source.code_name(),
             _ => "Unknown",
         }
+    }
+
+    /// Whether it is for want of a server, and not a server's word.
+    pub(crate) fn is_outage(&self) -> bool {
+        use tonic::Code;
+        match self {
+            Self::Call(call) => {
+                matches!(
+                    call.status.code(),
+                    Code::Unavailable
+                        | Code::DeadlineExceeded
+                        | Code::ResourceExhausted
+                        | Code::Aborted
+                        | Code::Internal
+                        | Code::Unknown
+                ) && !call.unknown_authority
+            }
+            Self::Expired { source, .. } | Self::Sync(source) => source.is_outage(),
+            _ => false,
+        }
+    }
+
+    /// Whether no server was asked at all, as when there is nothing to attest with.
+    pub(crate) fn is_local(&self) -> bool {
+        matches!(self, Self::Plugin(_))
     }
 
     /// Whether the server said that this node may not be an agent.

@@ -14,15 +14,21 @@
 
 mod app;
 mod attestation;
+mod broker;
 mod convert;
 mod credentials;
 mod data;
+mod endpoints;
 mod error;
+mod handover;
 mod health;
 mod manager;
+mod offline;
 mod plugins;
 mod program;
 mod server;
+mod start;
+mod svid_store;
 mod telemetry;
 mod trust;
 

@@ -7,7 +7,8 @@ use steeple_cli::{Env, FlagSet, Program};
 use steeple_config::{
     AgentConfig, AgentFlags, DEFAULT_AGENT_CONFIG_PATH, Notice, Problems, load_agent,
 };
-use steeple_runtime::{fsx, log, rlimit, signal, umask};
+use steeple_net::unix::{Given, Sockets};
+use steeple_runtime::{fsx, log, rlimit, signal, systemd, umask};
 
 use crate::app;
 use crate::error::AgentError;
@@ -33,23 +34,37 @@ fn run(flags: &FlagSet, env: &mut Env) -> i32 {
     };
     let log = match log::init(&config.log) {
         Ok(log) => log,
-        Err(error) => return fail(env, &format!("could not start logger: {error}\n")),
+        Err(error) => return fail(env, &format!("{error}\n")),
     };
     if let Err(error) = prepare_directories(&config) {
         return fail(env, &format!("{error}\n"));
     }
     rlimit::raise_open_files();
+    // While there is only this thread.
+    let sockets = given_by_systemd();
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(env, &format!("cannot start: {error}\n")),
     };
     let outcome = runtime.block_on(async {
         let shutdown = signal::shutdown();
-        app::run(config, notices, log, shutdown).await
+        Box::pin(app::run(config, notices, log, sockets, shutdown)).await
     });
     // What is still blocked (a plugin, a dead disk) must not hold up the exit.
     runtime.shutdown_background();
     app::conclude(&outcome)
+}
+
+/// Sockets that systemd opened, by their paths and names.
+fn given_by_systemd() -> Sockets {
+    let sockets = Sockets::new();
+    for (name, listener) in systemd::listeners() {
+        let path = listener.local_addr().ok().and_then(|it| it.as_pathname().map(Path::to_owned));
+        let path = path.unwrap_or_default();
+        tracing::info!(name, path = %path.display(), "Got a socket from systemd");
+        sockets.give(Given { path, name, inode: None, listener });
+    }
+    sockets
 }
 
 /// The Workload API's directory is for everybody and made before the mask is
@@ -61,6 +76,10 @@ fn prepare_directories(config: &AgentConfig) -> Result<(), AgentError> {
     umask::report(umask::tighten());
     if let Some(directory) = config.admin_socket_path.as_deref().and_then(Path::parent) {
         make_directory(directory, "Creating admin UDS directory")?;
+    }
+    let broker = config.broker.as_ref().and_then(|broker| broker.socket_path.as_deref());
+    if let Some(directory) = broker.and_then(Path::parent) {
+        make_directory(directory, "Creating broker UDS directory")?;
     }
     Ok(())
 }

@@ -1,18 +1,20 @@
 //! The SPIRE server as the agent calls it.
 //!
-//! Calls share one connection, which shows the agent's SVID. While that SVID
-//! is being replaced no call begins: a server that has seen the new one
-//! refuses the old one for good.
+//! Calls share one connection to whichever server answers, which shows the
+//! agent's SVID. While that SVID is being replaced no call begins: a server
+//! that has seen the new one refuses the old one for good.
 
 mod jwt;
+mod push;
 mod sync;
+mod wit;
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::stream::{self, StreamExt as _, TryStreamExt as _};
 use steeple_agent_core::entry::EntryId;
-use steeple_net::channel::{self, Channel};
+use steeple_net::channel::{self, Channel, connect_error};
 use steeple_net::tls::ClientTls;
 use steeple_pki::{Bundle, Certificate};
 use steeple_proto::spire::api::server::agent::v1 as agent_api;
@@ -31,16 +33,33 @@ use crate::convert;
 use crate::error::{AgentError, CallError};
 
 pub(crate) use self::jwt::ServerJwtSource;
+pub(crate) use self::push::Ended;
+pub(crate) use self::wit::ServerWitSource;
 
-/// A client of one server, known by its SPIFFE ID.
+/// A client of servers that are as good as one another, known by their SPIFFE ID.
 pub(crate) struct ServerClient {
     channel: Channel,
     rotating: RwLock<()>,
 }
 
 impl ServerClient {
-    pub(crate) fn new(host: &str, port: u16, tls: ClientTls) -> Result<Self, AgentError> {
-        Ok(Self { channel: channel::tls(host, port, tls)?, rotating: RwLock::new(()) })
+    /// `seed` says with which of the servers to begin.
+    pub(crate) fn new(
+        servers: &[(String, u16)],
+        tls: ClientTls,
+        seed: u64,
+    ) -> Result<Self, AgentError> {
+        Ok(Self { channel: channel::tls_any(servers, tls, seed)?, rotating: RwLock::new(()) })
+    }
+
+    /// Whether a server can be reached, whatever it would say.
+    pub(crate) async fn is_reachable(&self) -> bool {
+        self.channel.connect().await.is_ok()
+    }
+
+    /// Lets go of the connection, which may be dead without anybody having noticed.
+    pub(crate) async fn release(&self) {
+        self.channel.release().await;
     }
 
     /// Waits for calls under way and keeps new ones from beginning.
@@ -56,8 +75,10 @@ impl ServerClient {
     ) -> Result<Vec<Certificate>, AgentError> {
         let what = "failed to renew agent";
         let params = Some(agent_api::AgentX509svidParams { csr: csr.into() });
-        let answer = self.timed(RPC_TIMEOUT, async |channel| {
-            AgentClient::new(channel).renew_agent(agent_api::RenewAgentRequest { params }).await
+        let request = agent_api::RenewAgentRequest { params };
+        let answer = self.timed(RPC_TIMEOUT, |channel| {
+            let request = request.clone();
+            async move { AgentClient::new(channel).renew_agent(request).await }
         });
         let answer =
             answer.await.map_err(|status| log_failure(what, "Failed to renew agent", status))?;
@@ -71,8 +92,10 @@ impl ServerClient {
             agent_version: version.to_owned(),
             ..Default::default()
         };
-        let answer =
-            self.call(async |channel| AgentClient::new(channel).post_status(request).await);
+        let answer = self.call(|channel| {
+            let request = request.clone();
+            async move { AgentClient::new(channel).post_status(request).await }
+        });
         answer.await.map(drop).map_err(|status| {
             let error = CallError::new("failed to post agent status", status);
             warn!(subsystem_name = SUBSYSTEM, error = %error.rpc(), "Failed to post agent status");
@@ -104,8 +127,8 @@ impl ServerClient {
 
     async fn own_bundle(&self) -> Result<steeple_proto::spire::api::types::Bundle, Status> {
         let request = bundle_api::GetBundleRequest { output_mask: None };
-        let answer =
-            self.call(async |channel| BundleClient::new(channel).get_bundle(request).await);
+        let answer = self
+            .call(|channel| async move { BundleClient::new(channel).get_bundle(request).await });
         answer.await.map(tonic::Response::into_inner)
     }
 
@@ -118,7 +141,10 @@ impl ServerClient {
             output_mask: None,
         };
         let answer = self
-            .call(async |channel| BundleClient::new(channel).get_federated_bundle(request).await)
+            .call(|channel| {
+                let request = request.clone();
+                async move { BundleClient::new(channel).get_federated_bundle(request).await }
+            })
             .await;
         let federated_bundle = trust_domain.id_string();
         match answer {
@@ -154,7 +180,10 @@ impl ServerClient {
             .collect();
         let request = svid_api::BatchNewX509svidRequest { params };
         let answer = self
-            .call(async |channel| SvidClient::new(channel).batch_new_x509svid(request).await)
+            .call(|channel| {
+                let request = request.clone();
+                async move { SvidClient::new(channel).batch_new_x509svid(request).await }
+            })
             .await
             .map_err(|status| log_failure(what, "Failed to batch new X509 SVID(s)", status))?;
         let results = answer.into_inner().results;
@@ -172,29 +201,52 @@ impl ServerClient {
             .collect())
     }
 
-    /// A call on the shared connection; none begins while the SVID is replaced.
-    async fn call<T>(
-        &self,
-        call: impl AsyncFnOnce(Channel) -> Result<T, Status>,
-    ) -> Result<T, Status> {
+    /// A call on the shared connection; none begins while the SVID is replaced. It must be safe to
+    /// make twice: it is, once and by another server if there is one, when its connection broke or
+    /// that server keeps silent.
+    async fn call<T, F>(&self, call: impl Fn(Channel) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
         let _calling = self.rotating.read().await;
-        self.timed(RPC_TIMEOUT, call).await
+        let begun = Instant::now();
+        let patience = if self.channel.has_alternatives() { FIRST_ANSWER } else { RPC_TIMEOUT };
+        let outcome = self.timed(patience, &call).await;
+        let left = RPC_TIMEOUT.saturating_sub(begun.elapsed());
+        match outcome {
+            Err(status) if is_worth_another(&status) && !left.is_zero() => {
+                debug!(subsystem_name = SUBSYSTEM, %status, "Trying again on another connection");
+                self.timed(left, &call).await
+            }
+            outcome => outcome,
+        }
     }
 
-    /// After a failure the next call begins on a new connection.
-    async fn timed<T>(
-        &self,
-        timeout: Duration,
-        call: impl AsyncFnOnce(Channel) -> Result<T, Status>,
-    ) -> Result<T, Status> {
-        let outcome = match tokio::time::timeout(timeout, call(self.channel.clone())).await {
+    /// After a failure the next call begins on a new connection, unless there is one already: calls
+    /// that hang fail one after the other, and must not undo what the first of them led to.
+    async fn timed<T, F>(&self, timeout: Duration, call: impl Fn(Channel) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<T, Status>>,
+    {
+        let channel = self.channel.anew();
+        let outcome = match tokio::time::timeout(timeout, call(channel.clone())).await {
             Ok(outcome) => outcome,
             Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
         };
         if outcome.is_err() {
-            self.channel.release().await;
+            channel.release_used().await;
         }
         outcome
+    }
+}
+
+/// Whether a server said nothing for long, or the connection to it broke. Where no connection
+/// could be made everybody was asked already.
+fn is_worth_another(status: &Status) -> bool {
+    match status.code() {
+        Code::Unavailable => connect_error(status).is_none(),
+        Code::DeadlineExceeded => true,
+        _ => false,
     }
 }
 
@@ -228,4 +280,6 @@ fn missing(what: &str) -> AgentError {
 
 const SUBSYSTEM: &str = "manager";
 const RPC_TIMEOUT: Duration = Duration::from_secs(30);
+/// For the first of several servers.
+const FIRST_ANSWER: Duration = Duration::from_secs(10);
 const MAX_BUNDLE_CALLS: usize = 10;

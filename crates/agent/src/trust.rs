@@ -5,12 +5,13 @@ use std::time::{Duration, SystemTime};
 
 use steeple_agent_core::storage::BootstrapUse;
 use steeple_config::{AgentConfig, Bootstrap, RebootstrapMode, TrustBundleFormat};
-use steeple_net::https::{FetchLimits, get, get_unix};
+use steeple_net::channel;
+use steeple_net::https::{FetchError, FetchLimits, get, get_unix};
 use steeple_pki::{Bundle, Certificate};
 use steeple_proto::workload::X509BundlesRequest;
 use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use steeple_runtime::duration::format_go;
-use steeple_runtime::fsx;
+use steeple_runtime::{fsx, gotext};
 use steeple_spiffe::TrustDomain;
 use steeple_telemetry::gauge;
 use time::OffsetDateTime;
@@ -20,7 +21,7 @@ use url::Url;
 
 use crate::attestation::FirstTrust;
 use crate::data::DataFile;
-use crate::error::AgentError;
+use crate::error::{AgentError, code_name};
 
 /// Where the first bundle comes from, and how often it was asked for.
 pub(crate) struct TrustSource<'c> {
@@ -50,13 +51,11 @@ impl<'c> TrustSource<'c> {
         let authorities = match &self.config.bootstrap {
             Bootstrap::Insecure => return Ok(FirstTrust::Insecure),
             Bootstrap::Path { path, format } => {
-                let unread = |error: &dyn std::fmt::Display| {
-                    let path = path.display();
-                    failed(format!("could not parse trust bundle: open {path}: {error}"))
-                };
+                let unread = |why: String| failed(format!("could not parse trust bundle: {why}"));
+                let missing = || format!("open {}: no such file or directory", path.display());
                 let bundle = fsx::read_limited(path, MAX_BUNDLE)
-                    .map_err(|error| unread(&error))?
-                    .ok_or_else(|| unread(&"no such file or directory"))?;
+                    .map_err(|error| unread(error.to_string()))?
+                    .ok_or_else(|| unread(missing()))?;
                 self.parse(&bundle, *format)?
             }
             Bootstrap::Url { url, unix_socket, format } => {
@@ -174,19 +173,30 @@ impl<'c> TrustSource<'c> {
     }
 
     async fn download(&self, url: &str, socket: Option<&Path>) -> Result<Vec<u8>, AgentError> {
-        let unable = |error: &dyn std::fmt::Display| {
-            failed(format!("unable to fetch trust bundle URL {url}: {error}"))
-        };
         self.announce();
         let limits = FetchLimits { deadline: Duration::from_secs(60), size: MAX_BUNDLE as usize };
-        let fetched = match socket {
-            None => get(url, limits).await,
-            Some(socket) => {
-                let url = self.with_query(url).map_err(|error| unable(&error))?;
-                get_unix(url.as_str(), socket, limits).await
+        let asked = match socket {
+            None => url.to_owned(),
+            Some(_) => {
+                let unable = |error| failed(format!("unable to parse trust bundle URL: {error}"));
+                self.with_query(url).map_err(unable)?.into()
             }
         };
-        fetched.map(|body| body.to_vec()).map_err(|error| unable(&error))
+        let fetched = match socket {
+            None => get(&asked, limits).await,
+            Some(socket) => get_unix(&asked, socket, limits).await,
+        };
+        fetched.map(|body| body.to_vec()).map_err(|error| {
+            let error = match (&error, socket) {
+                (FetchError::Connect(error), Some(socket)) => {
+                    let why = gotext::system(error);
+                    format!("Get {asked:?}: dial unix {}: connect: {why}", socket.display())
+                }
+                (FetchError::Connect(error), None) => format!("Get {asked:?}: {error}"),
+                (error, _) => error.to_string(),
+            };
+            failed(format!("unable to fetch trust bundle URL {asked}: {error}"))
+        })
     }
 
     /// Over a Unix socket the answering helper learns who asks, and how often.
@@ -237,18 +247,25 @@ async fn from_workload_api(
     let unable = |error: &dyn std::fmt::Display| {
         failed(format!("unable to fetch trust bundle from SPIFFE Workload API {address}: {error}"))
     };
-    let path = address
-        .strip_prefix("unix://")
-        .or_else(|| address.strip_prefix("unix:"))
-        .ok_or_else(|| unable(&"only unix:// addresses are available yet"))?;
-    let mut client = SpiffeWorkloadApiClient::new(steeple_net::channel::unix(Path::new(path)));
+    let path = address.strip_prefix("unix://").or_else(|| address.strip_prefix("unix:"));
+    let channel = match path {
+        Some(path) => channel::unix(Path::new(path)),
+        None => {
+            let socket = address.strip_prefix("tcp://").and_then(|socket| socket.parse().ok());
+            channel::tcp(socket.ok_or_else(|| unable(&"no socket address"))?)
+        }
+    };
+    let mut client = SpiffeWorkloadApiClient::new(channel);
     let mut request = tonic::Request::new(X509BundlesRequest {});
     request.metadata_mut().insert("workload.spiffe.io", "true".parse().expect("ASCII"));
     let first = async { client.fetch_x509_bundles(request).await?.into_inner().message().await };
     let answer = tokio::time::timeout(WORKLOAD_API_TIMEOUT, first)
         .await
         .map_err(|_| unable(&"context deadline exceeded"))?
-        .map_err(|status| unable(&status.message()))?;
+        .map_err(|status| {
+            let (code, why) = (code_name(&status), status.message());
+            unable(&format_args!("rpc error: code = {code} desc = {why}"))
+        })?;
     let bundles = answer.unwrap_or_default().bundles;
     let der = bundles.get(&trust_domain.id_string()).ok_or_else(|| {
         failed(format!(

@@ -86,6 +86,19 @@ pub struct WorkloadJwtParams {
     pub include_jti: bool,
 }
 
+/// How long what is issued lives where nothing else is said, and when who signs it ends.
+#[derive(Clone, Copy, Debug)]
+pub struct Lifetimes {
+    /// X509-SVIDs.
+    pub x509_svid: Duration,
+    /// JWT-SVIDs.
+    pub jwt_svid: Duration,
+    /// When the active CA ends; none when there is none.
+    pub x509_ca_ends: Option<SystemTime>,
+    /// When the active JWT key ends; none when there is none.
+    pub jwt_key_ends: Option<SystemTime>,
+}
+
 impl Credentials {
     /// Credentials without an authority yet: every call fails until one is active.
     #[must_use]
@@ -143,6 +156,17 @@ impl Credentials {
     #[must_use]
     pub fn jwt_key_id(&self) -> Option<String> {
         self.0.jwt.load().as_ref().map(|key| key.id().to_owned())
+    }
+
+    /// How long what is issued lives, and what it does not outlive.
+    #[must_use]
+    pub fn lifetimes(&self) -> Lifetimes {
+        Lifetimes {
+            x509_svid: self.0.x509_svid_ttl,
+            jwt_svid: self.0.jwt_svid_ttl,
+            x509_ca_ends: self.0.x509.load().as_ref().map(|it| it.certificate.not_after()),
+            jwt_key_ends: self.0.jwt.load().as_ref().map(|key| key.not_after()),
+        }
     }
 
     /// Issues an X509-SVID that nobody gets: can this server issue at all? (health check

@@ -25,7 +25,7 @@ mod upstream;
 
 pub use config::CaConfig;
 pub use credentials::{
-    Credentials, JwtSvid, WorkloadJwtParams, WorkloadWitParams, WorkloadX509Params,
+    Credentials, JwtSvid, Lifetimes, WorkloadJwtParams, WorkloadWitParams, WorkloadX509Params,
 };
 pub use error::{
     AuthorityError, AuthorityStoreError, CaError, InvalidCredential, InvalidMint, RevokeRefused,

@@ -1,10 +1,13 @@
 //! The verbs of `spire-agent`.
 
+mod explain;
 mod fetch_jwt;
 mod fetch_x509;
+mod helper;
 mod identity;
 mod info;
 mod logger;
+mod tpm;
 mod validate_jwt;
 mod watch;
 
@@ -64,6 +67,7 @@ fn verbs() -> Vec<Box<dyn Verb>> {
         Box::new(fetch_jwt::Fetch),
         Box::new(validate_jwt::Validate),
         Box::new(watch::Watch),
+        Box::new(helper::Helper),
         Box::new(HealthCheck {
             socket: &SOCKET,
             who: "agent",
@@ -72,10 +76,12 @@ fn verbs() -> Vec<Box<dyn Verb>> {
             synopsis: "Determines agent health status",
             unhealthy: "Agent is unhealthy: ",
         }),
+        Box::new(explain::Explain),
         Box::new(info::GetInfo),
         Box::new(logger::Get),
         Box::new(logger::Set),
         Box::new(logger::Reset),
+        Box::new(tpm::Show),
     ]
 }
 

@@ -120,9 +120,15 @@ impl Commands {
             }
             Err(error) => {
                 env.err(&format!("{error}\n{}", flags.usage()));
-                // SPIRE's flag set says it and then `run` itself.
-                if path == "run" {
-                    env.err(&format!("{error}\n"));
+                // SPIRE's flag set says it, and then some verbs do.
+                match path.as_str() {
+                    "run" => env.err(&format!("{error}\n")),
+                    "validate" => {
+                        let who = self.name.replacen("spire-", "SPIRE ", 1);
+                        env.err(&format!("{who} configuration file is invalid: {error}\n"));
+                    }
+                    path if path.starts_with("api ") => env.err(&format!("{error}\n")),
+                    _ => {}
                 }
                 1
             }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::time::Duration;
 
-use steeple_runtime::duration;
+use steeple_runtime::duration::{self, ParseDurationError};
 
 /// What a flag takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -271,9 +271,14 @@ fn check(
             Ok(number) => Ok(number.to_string()),
             Err(why) => invalid(why),
         },
-        Kind::Duration | Kind::DurationValue => match duration::parse_go(&value) {
+        Kind::Duration => match duration::parse_go(&value) {
             Ok(_) => Ok(value),
             Err(_) => invalid("parse error"),
+        },
+        Kind::DurationValue => match duration::parse_go(&value) {
+            // What is below zero is no limit, as zero is.
+            Ok(_) | Err(ParseDurationError::Negative(_)) => Ok(value),
+            Err(error) => invalid(&error.to_string()),
         },
         Kind::Output => {
             let wanted = match value.to_ascii_lowercase().as_str() {

@@ -2,7 +2,7 @@
 
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage, SerializeOptions};
-use serde_json::Value;
+use serde_json::{Number, Value};
 
 use crate::dispatch::Failure;
 use crate::flags::FlagSet;
@@ -81,13 +81,29 @@ fn tidy(value: Value) -> Value {
         Value::Array(items) => {
             Value::Array(items.into_iter().filter(|item| !item.is_null()).map(tidy).collect())
         }
+        Value::Number(number) => Value::Number(whole(&number).unwrap_or(number)),
         other => other,
     }
+}
+
+/// A number of a `Struct` as Go prints it: without a fraction where there is none.
+fn whole(number: &Number) -> Option<Number> {
+    /// From here on not every whole number is one of these.
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    let value = number.as_f64().filter(|_| number.is_f64())?;
+    (value.fract() == 0.0 && value.abs() <= EXACT).then(|| Number::from(value as i64))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn whole_numbers_have_no_fraction() {
+        let value = serde_json::json!({"exp": 1_795_000_000.0, "half": 0.5, "list": [-1.0]});
+        let told = "{\"exp\":1795000000,\"half\":0.5,\"list\":[-1]}\n";
+        assert_eq!(line(&tidy(value)), told);
+    }
 
     #[test]
     fn nulls_go_and_keys_are_sorted_at_every_depth() {

@@ -1,5 +1,6 @@
 //! The verbs of `spire-server`.
 
+mod agent_explain;
 mod agents;
 mod agents_filter;
 mod agents_purge;
@@ -8,6 +9,7 @@ mod bundle;
 mod bundle_text;
 mod entry;
 mod entry_delete;
+mod entry_explain;
 mod entry_file;
 mod entry_show;
 mod entry_text;
@@ -19,6 +21,7 @@ mod mint_jwt;
 mod mint_wit;
 mod mint_x509;
 mod token;
+mod token_reusable;
 mod upstream;
 mod written;
 
@@ -69,6 +72,8 @@ fn verbs(env: &Env) -> Vec<Box<dyn Verb>> {
         Box::new(entry::Create),
         Box::new(entry::Update),
         Box::new(entry_delete::Delete),
+        Box::new(agent_explain::Explain),
+        Box::new(entry_explain::Explain),
         Box::new(entry_show::Count),
         Box::new(entry_show::Show),
         Box::new(HealthCheck {
@@ -86,6 +91,9 @@ fn verbs(env: &Env) -> Vec<Box<dyn Verb>> {
         Box::new(mint_jwt::Mint),
         Box::new(mint_x509::Mint),
         Box::new(token::Generate),
+        Box::new(token_reusable::Create),
+        Box::new(token_reusable::List),
+        Box::new(token_reusable::Revoke),
         Box::new(upstream::Upstream::Taint),
         Box::new(upstream::Upstream::Revoke),
     ];

@@ -3,9 +3,11 @@
 mod bootstrap;
 mod broker;
 mod build;
+mod outage;
 #[cfg(test)]
 mod tests;
 
+pub use broker::{AllowedReferenceType, BrokerConfig, BrokerIdentity};
 pub use build::agent_plugins;
 
 use std::{
@@ -16,7 +18,7 @@ use std::{
 };
 
 use steeple_runtime::log::LogConfig;
-use steeple_spiffe::TrustDomain;
+use steeple_spiffe::{SpiffeId, TrustDomain};
 
 use crate::{
     DEFAULT_AGENT_CONFIG_PATH, Env, HealthChecks, Notice, PluginConfig, Problems, ProfilingConfig,
@@ -34,6 +36,8 @@ pub struct AgentConfig {
     pub server_address: String,
     /// The server's port.
     pub server_port: u16,
+    /// Every server, that of `server_address` first: they are as good as one another.
+    pub servers: Vec<(String, u16)>,
     /// Where the agent keeps its files; relative to the working directory.
     pub data_dir: PathBuf,
     /// The Workload API's socket, absolute; `None` when both its APIs are off.
@@ -44,6 +48,8 @@ pub struct AgentConfig {
     pub disable_workload_api: bool,
     /// Do not offer SDS on the Workload API's socket.
     pub disable_sds_api: bool,
+    /// The names that SDS gives to what it hands out.
+    pub sds: SdsConfig,
     /// Where and how to log.
     pub log: LogConfig,
     /// Prefixes of selectors that diagnostic logs may show.
@@ -60,6 +66,10 @@ pub struct AgentConfig {
     pub allow_unauthenticated_verifiers: bool,
     /// Further claims to return for JWT-SVIDs of other trust domains.
     pub allowed_foreign_jwt_claims: Vec<String>,
+    /// Who may use the delegated identity API.
+    pub authorized_delegates: Vec<SpiffeId>,
+    /// The SPIFFE Broker API, when it is on.
+    pub broker: Option<BrokerConfig>,
     /// How long workloads should outlive an outage; moves rotation forward.
     pub availability_target: Option<Duration>,
     /// Type of workloads' keys.
@@ -90,6 +100,19 @@ impl fmt::Debug for AgentConfig {
             .field("server_port", &self.server_port)
             .finish_non_exhaustive()
     }
+}
+
+/// Under which names Envoy asks for what has no name of its own, and in which form it gets bundles.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SdsConfig {
+    /// The first identity.
+    pub default_svid_name: String,
+    /// The own trust domain's bundle.
+    pub default_bundle_name: String,
+    /// The own trust domain's bundle and the federated ones.
+    pub default_all_bundles_name: String,
+    /// Plain lists of roots instead of a configuration of Envoy's SPIFFE validator.
+    pub disable_spiffe_cert_validation: bool,
 }
 
 /// How the agent trusts the server the first time.
@@ -188,12 +211,51 @@ impl FromStr for WorkloadKeyType {
 pub struct AgentExperimental {
     /// Whether to take part in no TLS handshake that does not withstand quantum computers.
     pub require_pq_kem: bool,
+    /// Whether the server is not asked to tell of changes; ours, SPIRE has no such key.
+    pub disable_push: bool,
+    /// Whether agents on one data directory do not give way to each other; ours.
+    pub disable_handover: bool,
     /// How often to synchronise entries; the default applies when unset.
     pub sync_interval: Option<Duration>,
     /// How long to wait for a fresh JWT-SVID before serving a cached one.
     pub jwt_svid_cache_hit_timeout: Option<Duration>,
     /// Use the incremental synchronisation call.
     pub use_sync_authorized_entries: bool,
+    /// What is kept on disk for a start while no server answers, if anything.
+    pub offline_cache: Option<OfflineCacheConfig>,
+    /// Calls per second of callers that look alike.
+    pub rate_limits: WorkloadRateLimits,
+    /// Serve WIT-SVIDs (feature flag `wit-svid`).
+    pub wit_svid: bool,
+    /// Answer HTTP/1.1 with JSON on the Workload API's socket too.
+    pub workload_http_api: bool,
+}
+
+/// `agent.experimental.ratelimit`: calls, or openings of a stream, per second
+/// for each set of selectors; zero is no limit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct WorkloadRateLimits {
+    /// `FetchX509SVID`
+    pub fetch_x509_svid: u32,
+    /// `FetchJWTSVID`
+    pub fetch_jwt_svid: u32,
+    /// `FetchX509Bundles`
+    pub fetch_x509_bundles: u32,
+    /// `FetchJWTBundles`
+    pub fetch_jwt_bundles: u32,
+    /// SDS's `StreamSecrets`
+    pub stream_secrets: u32,
+    /// SDS's `FetchSecrets`
+    pub fetch_secrets: u32,
+}
+
+/// `agent.experimental.offline_cache`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfflineCacheConfig {
+    /// How long after the last word from a server it may still be served.
+    pub max_age: Duration,
+    /// Whether JWT-SVIDs are kept as well.
+    pub jwt_svids: bool,
 }
 
 /// What the agent's command line says; empty, zero or false leaves the file's

@@ -94,14 +94,6 @@ impl Checker {
         });
     }
 
-    /// Notes that a key is there whose feature is not.
-    pub(crate) fn not_yet<T>(&mut self, key: &str, value: &Located<T>) {
-        if value.is_present() {
-            let text = format!("{key} is not available yet in this version of Steeple; ignored");
-            self.note(NoticeKind::NotAvailable, value.line(), key, text);
-        }
-    }
-
     /// Notes that a key is there which changes nothing here, and why.
     pub(crate) fn no_effect<T>(&mut self, key: &str, value: &Located<T>, why: &str) {
         if value.is_present() {

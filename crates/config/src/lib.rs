@@ -26,8 +26,9 @@ mod telemetry;
 pub mod url;
 
 pub use agent::{
-    AgentConfig, AgentExperimental, AgentFlags, Bootstrap, RebootstrapMode, TrustBundleFormat,
-    UnknownWorkloadKeyType, WorkloadKeyType, agent_plugins, load_agent,
+    AgentConfig, AgentExperimental, AgentFlags, AllowedReferenceType, Bootstrap, BrokerConfig,
+    BrokerIdentity, OfflineCacheConfig, RebootstrapMode, SdsConfig, TrustBundleFormat,
+    UnknownWorkloadKeyType, WorkloadKeyType, WorkloadRateLimits, agent_plugins, load_agent,
 };
 pub use common::{HealthChecks, KeyType, UnknownKeyType};
 pub use datastore::{AwsDatabase, DataStoreConfig, DatabaseType};
@@ -39,8 +40,8 @@ pub use federation::{
 pub use plugins::{ExternalPlugin, PluginConfig, PluginData, PluginType};
 pub use problem::{Notice, NoticeKind, Problem, ProblemKind, Problems, UnknownSection};
 pub use server::{
-    CaSubject, Cidr, LimitBy, PolicyFiles, PruneAttestedNodes, RateLimit, ServerConfig,
-    ServerExperimental, ServerFlags, load_server, server_plugins,
+    AttestationPolicy, AttestationRule, CaSubject, Cidr, LimitBy, PolicyFiles, PruneAttestedNodes,
+    RateLimit, ServerConfig, ServerExperimental, ServerFlags, load_server, server_plugins,
 };
 pub use telemetry::{
     M3Config, OtlpConfig, OtlpProtocol, ProfilingConfig, PrometheusConfig, PrometheusTlsConfig,

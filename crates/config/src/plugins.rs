@@ -79,6 +79,9 @@ impl fmt::Debug for PluginData {
     }
 }
 
+/// The node attestor that consists of others.
+pub(crate) const COMPOSITE: &str = "composite";
+
 /// The plugin types of a program, with what is built in and what SPIRE has.
 pub(crate) struct Catalog {
     pub(crate) types: &'static [PluginType],
@@ -275,7 +278,15 @@ fn check_counts(
             }
             continue;
         }
-        let count = of_kind.filter(|config| config.enabled).count();
+        let enabled: Vec<_> = of_kind.filter(|config| config.enabled).collect();
+        // What a composite consists of is configured beside it, and counts as part of it.
+        let is_composite = |config: &&&PluginConfig| config.name == COMPOSITE;
+        let count = match kind.kind == "NodeAttestor" {
+            true if enabled.iter().any(|config| config.name == COMPOSITE) => {
+                enabled.iter().filter(is_composite).count()
+            }
+            _ => enabled.len(),
+        };
         let (least, most) = (kind.at_least, kind.at_most);
         let expected = match count {
             _ if least == most && most > 0 && count != least => format!("exactly {least}"),

@@ -1,11 +1,13 @@
 //! The server's configuration.
 
+mod attestation_policy;
 mod build;
 mod guard;
 #[cfg(test)]
 mod tests;
 mod ttl;
 
+pub use attestation_policy::{AttestationPolicy, AttestationRule};
 pub use build::server_plugins;
 
 use std::{
@@ -41,6 +43,8 @@ pub struct ServerConfig {
     pub log: LogConfig,
     /// SPIFFE IDs that may call the admin APIs; of any trust domain.
     pub admin_ids: Vec<SpiffeId>,
+    /// Which of the nodes whose evidence holds are let in.
+    pub attestation_policy: AttestationPolicy,
     /// Lifetime of agents' SVIDs; that of workloads' when unset.
     pub agent_ttl: Option<Duration>,
     /// Lifetime of X.509-SVIDs whose entry names none.
@@ -116,6 +120,8 @@ pub struct ServerExperimental {
     pub policy: Option<PolicyFiles>,
     /// Whether to take part in no TLS handshake that does not withstand quantum computers.
     pub require_pq_kem: bool,
+    /// Whether agents are told of no change, and poll; ours, SPIRE has no such key.
+    pub disable_push: bool,
     /// Whether there are WIT-SVIDs (feature flag `wit-svid`).
     pub wit_svid: bool,
     /// Key type of WIT authorities; that of the CA when unset.

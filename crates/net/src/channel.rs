@@ -6,9 +6,12 @@
 //! should notice.
 
 mod dial;
+mod race;
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use futures_util::future::BoxFuture;
@@ -31,6 +34,7 @@ use crate::tls::ClientTls;
 
 pub use dial::ConnectError;
 use dial::Target;
+use race::Servers;
 
 /// How often a call is sent anew because its connection ended before it was sent.
 const MAX_ATTEMPTS: usize = 4;
@@ -39,7 +43,10 @@ const AGENT: HeaderValue = HeaderValue::from_static(concat!("steeple/", env!("CA
 
 /// A connection to a server, made when needed. Clones share it. Generated clients take it.
 #[derive(Clone)]
-pub struct Channel(Arc<Inner>);
+pub struct Channel(Arc<Inner>, Used);
+
+/// The number of the latest connection that was used.
+type Used = Arc<AtomicU64>;
 
 struct Inner {
     target: Target,
@@ -70,16 +77,43 @@ pub fn unix(path: &Path) -> Channel {
     Channel::new(target, Scheme::HTTP, Authority::from_static("localhost"))
 }
 
+/// A channel to the server at `address`, without TLS: for one on this machine.
+pub fn tcp(address: SocketAddr) -> Channel {
+    let authority = address.to_string().parse().expect("a socket address is an authority");
+    Channel::new(Target::Tcp(address), Scheme::HTTP, authority)
+}
+
 /// A channel to `host` (a DNS name or an IP address, without brackets) at `port`.
 ///
 /// # Errors
 /// When that does not make an address.
 pub fn tls(host: &str, port: u16, tls: ClientTls) -> Result<Channel, InvalidAddress> {
-    let invalid = || InvalidAddress(host.chars().take(100).collect());
-    let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-    let authority = format!("{bracketed}:{port}").parse().map_err(|_| invalid())?;
-    let target = Target::tls(host, port, tls).ok_or_else(invalid)?;
-    Ok(Channel::new(target, Scheme::HTTPS, authority))
+    tls_any(&[(host.to_owned(), port)], tls, 0)
+}
+
+/// A channel to whichever of `servers` (each as for [`tls`]) answers: they are as good as one
+/// another, as are the addresses of each. `seed` says where to begin; each further connection
+/// begins one later.
+///
+/// # Errors
+/// When one of them is no address, or there is none.
+pub fn tls_any(
+    servers: &[(String, u16)],
+    tls: ClientTls,
+    seed: u64,
+) -> Result<Channel, InvalidAddress> {
+    let mut authority = Err(InvalidAddress(String::new()));
+    for (host, port) in servers.iter().rev() {
+        let invalid = || InvalidAddress(host.chars().take(100).collect());
+        let bracketed = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
+        authority = Ok(format!("{bracketed}:{port}").parse().map_err(|_| invalid())?);
+        if Servers::new(&[(host.clone(), *port)], tls.clone(), 0).is_none() {
+            return Err(invalid());
+        }
+    }
+    let authority = authority?;
+    let target = Servers::new(servers, tls, seed).expect("each of them is an address");
+    Ok(Channel::new(Target::Tls(target), Scheme::HTTPS, authority))
 }
 
 /// A server's address that is no host and port.
@@ -95,7 +129,7 @@ pub fn connect_error(status: &Status) -> Option<&ConnectError> {
 impl Channel {
     fn new(target: Target, scheme: Scheme, authority: Authority) -> Self {
         let (tasks, state) = (Tasks::new(), Mutex::default());
-        Self(Arc::new(Inner { target, scheme, authority, tasks, state }))
+        Self(Arc::new(Inner { target, scheme, authority, tasks, state }), Used::default())
     }
 
     /// Connects now, if there is no connection.
@@ -104,6 +138,24 @@ impl Channel {
     /// `UNAVAILABLE`, with the [`ConnectError`] as its source.
     pub async fn connect(&self) -> Result<(), Status> {
         self.0.connection().await.map(|_| ()).map_err(unavailable)
+    }
+
+    /// Whether there are several addresses to go to, as far as is known.
+    pub fn has_alternatives(&self) -> bool {
+        self.0.target.count() > 1
+    }
+
+    /// The same connection, for a caller that wants to know which one it was.
+    #[must_use]
+    pub fn anew(&self) -> Self {
+        Self(Arc::clone(&self.0), Used::default())
+    }
+
+    /// Lets go of the connection that calls by this channel used, and of no later one: another
+    /// caller may have gone to another server meanwhile.
+    pub async fn release_used(&self) {
+        let used = self.1.load(Ordering::Relaxed);
+        self.0.state.lock().await.current.take_if(|current| current.number <= used);
     }
 
     /// Lets go of the connection: the next call makes a new one. Calls under way go on.
@@ -128,14 +180,18 @@ impl Service<Request<Body>> for Channel {
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let inner = Arc::clone(&self.0);
-        Box::pin(async move { inner.call(request).await })
+        let (inner, used) = (Arc::clone(&self.0), Arc::clone(&self.1));
+        Box::pin(async move { inner.call(request, &used).await })
     }
 }
 
 impl Inner {
     /// Calls, within the deadline that the request names.
-    async fn call(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+    async fn call(
+        &self,
+        mut request: Request<Body>,
+        used: &AtomicU64,
+    ) -> Result<Response<Body>, Status> {
         let timeout = request.headers().get(deadline::HEADER).and_then(deadline::parse);
         let mut uri = std::mem::take(request.uri_mut()).into_parts();
         uri.scheme = Some(self.scheme.clone());
@@ -145,18 +201,23 @@ impl Inner {
         request.headers_mut().insert(USER_AGENT, AGENT);
 
         let Some(end) = timeout.and_then(|timeout| Instant::now().checked_add(timeout)) else {
-            return self.send(request).await;
+            return self.send(request, used).await;
         };
-        match timeout_at(end, self.send(request)).await {
+        match timeout_at(end, self.send(request, used)).await {
             Ok(response) => Ok(response?.map(|body| Body::new(Timely::new(body, end)))),
             Err(_) => Err(deadline::exceeded()),
         }
     }
 
     /// Sends a request, anew if its connection ended before it was sent.
-    async fn send(&self, mut request: Request<Body>) -> Result<Response<Body>, Status> {
+    async fn send(
+        &self,
+        mut request: Request<Body>,
+        used: &AtomicU64,
+    ) -> Result<Response<Body>, Status> {
         for attempt in 1.. {
             let mut connection = self.connection().await.map_err(unavailable)?;
+            used.fetch_max(connection.number, Ordering::Relaxed);
             match connection.sender.try_send_request(request).await {
                 Ok(response) => {
                     return Ok(response.map(|body| Body::new(body.map_err(lost))));
@@ -210,7 +271,7 @@ impl Inner {
 
     async fn connect(&self) -> Result<SendRequest<Body>, ConnectError> {
         let io = TokioIo::new(self.target.dial().await?);
-        let (sender, connection) = Builder::new(Spawner(self.tasks.clone()))
+        let (sender, connection) = Builder::new(Spawner::Tasks(self.tasks.clone()))
             .timer(TokioTimer::new())
             .initial_stream_window_size(1024 * 1024)
             .initial_connection_window_size(2 * 1024 * 1024)

@@ -1,10 +1,12 @@
 //! One GET of a document: over https from a web server or from the holder of an SVID, or over http
-//! from a Unix socket.
+//! from a Unix socket; and one call of any kind ([`call()`]).
 //!
 //! Limits hold on time and size; redirects are answers like any other.
 
+mod call;
 mod dial;
 pub mod post;
+pub mod session;
 mod web;
 
 use std::io;
@@ -14,8 +16,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONNECTION, HOST, USER_AGENT};
-use http::{Request, StatusCode};
-use http_body_util::{BodyExt, Empty, LengthLimitError, Limited};
+use http::{Response, StatusCode};
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use rustls::ClientConfig;
@@ -29,8 +31,13 @@ use url::Url;
 
 use crate::tls::{ClientTls, PeerVerifyError, Roots, find_peer_error};
 
+pub use call::{Reply, Request, call};
+
 /// As much of an answer that is not the document as anybody gets to see, in bytes.
 const EXCERPT: usize = 1024;
+
+/// What the head of an answer may have, and what is read ahead of a document, in bytes.
+const MAX_BUFFER: usize = 400 * 1024;
 
 /// How long and how large an answer may be.
 #[derive(Clone, Copy, Debug)]
@@ -213,10 +220,10 @@ fn parse(url: &str, scheme: &str, otherwise: &'static str) -> Result<Url, FetchE
     Ok(url)
 }
 
-async fn within(
+async fn within<T>(
     limits: FetchLimits,
-    work: impl Future<Output = Result<Answer, FetchError>>,
-) -> Result<Answer, FetchError> {
+    work: impl Future<Output = Result<T, FetchError>>,
+) -> Result<T, FetchError> {
     match tokio::time::timeout(limits.deadline, work).await {
         Ok(result) => result,
         Err(_) => Err(FetchError::Timeout(limits.deadline)),
@@ -227,33 +234,51 @@ async fn fetch<S>(url: &Url, stream: S, limits: FetchLimits) -> Result<Answer, F
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
-    let request = Request::get(&url[url::Position::BeforePath..url::Position::AfterQuery])
+    let request = http::Request::get(&url[url::Position::BeforePath..url::Position::AfterQuery])
         .header(HOST, &url[url::Position::BeforeHost..url::Position::AfterPort])
         .header(USER_AGENT, concat!("steeple/", env!("CARGO_PKG_VERSION")))
         .header(ACCEPT, "*/*")
         .header(CONNECTION, "close")
-        .body(Empty::<Bytes>::new())
+        .body(Full::default())
         .map_err(|_| FetchError::Url("invalid path"))?;
-    let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
-        .await
-        .map_err(FetchError::Http)?;
-    let exchange = async {
-        let response = sender.send_request(request).await.map_err(FetchError::Http)?;
+    exchange(request, stream, MAX_BUFFER, async |response| {
         let status = response.status();
         let body = match status {
             StatusCode::OK => whole(response.into_body(), limits.size).await?,
             _ => beginning(response.into_body()).await,
         };
         Ok(Answer { status, body })
+    })
+    .await
+}
+
+/// Sends one request on a new connection, and has `read` read the answer.
+async fn exchange<S, T>(
+    request: http::Request<Full<Bytes>>,
+    stream: S,
+    buffer: usize,
+    read: impl AsyncFnOnce(Response<Incoming>) -> Result<T, FetchError>,
+) -> Result<T, FetchError>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
+        .max_buf_size(buffer)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(FetchError::Http)?;
+    let exchange = async {
+        let response = sender.send_request(request).await.map_err(FetchError::Http)?;
+        read(response).await
     };
     // The connection has no task of its own: it goes on for as long as the answer is awaited.
-    let mut connection = std::pin::pin!(connection);
+    let mut connection = Box::pin(connection);
     let mut exchange = std::pin::pin!(exchange);
     let mut connected = true;
     loop {
         tokio::select! {
             biased;
-            document = exchange.as_mut() => return document,
+            answer = exchange.as_mut() => return answer,
             ended = connection.as_mut(), if connected => {
                 connected = false;
                 ended.map_err(FetchError::Http)?;

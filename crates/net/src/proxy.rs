@@ -2,7 +2,7 @@
 //! (fact SC-25; the specification is HAProxy's `proxy-protocol.txt`).
 //!
 //! The parser is told bytes and says how many more it wants, so that not one byte of the handshake
-//! is taken; it holds at most [`MAX_V2`] bytes.
+//! is taken; it holds at most `MAX_V2` bytes.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};

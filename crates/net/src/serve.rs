@@ -4,6 +4,9 @@
 
 mod answer;
 mod connection;
+mod http1;
+mod lanes;
+mod punctual;
 mod router;
 #[cfg(test)]
 mod tests;
@@ -22,12 +25,19 @@ use tonic::transport::server::Connected;
 use tower_service::Service;
 
 pub(crate) use connection::Spawner;
+use lanes::Lanes;
 pub use router::Router;
 
 /// Where connections come from.
 pub trait Accept: Send {
     /// A connection, ready for HTTP/2.
     type Io: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static;
+
+    /// Whose connection this is, if that is known before it says anything: connections of one owner
+    /// share their turns on the processor.
+    fn owner(_io: &Self::Io) -> Option<u32> {
+        None
+    }
 
     /// The next connection. Failures concern one connection or pass: they are logged, not returned.
     fn accept(&mut self) -> impl Future<Output = Self::Io> + Send;
@@ -42,8 +52,11 @@ pub struct Limits {
     pub max_concurrent_streams: u32,
     /// The bytes of a request's headers, counted as RFC 9113 section 6.5.2 does.
     pub max_header_list_size: u32,
-    /// How long a client may take from connecting to the end of its HTTP/2 preface.
+    /// How long a client may take from connecting to the end of its HTTP/2 preface, and to send
+    /// the rest of anything else that it began.
     pub preface_deadline: Duration,
+    /// How long a client may leave what was written to it unread, once there is no more room.
+    pub drain_deadline: Duration,
     /// After this long (±10 %) a client is asked to connect anew, so that load spreads out.
     pub max_connection_age: Option<Duration>,
     /// How long requests may go on after that.
@@ -52,6 +65,8 @@ pub struct Limits {
     pub keepalive: Option<(Duration, Duration)>,
     /// How long requests may go on once the process drains.
     pub drain_grace: Duration,
+    /// Whether requests in HTTP/1 are served, too: as they are, for the service to tell apart.
+    pub http1: bool,
 }
 
 impl Limits {
@@ -62,10 +77,12 @@ impl Limits {
             max_concurrent_streams: 2_048,
             max_header_list_size: 16 * 1024,
             preface_deadline: Duration::from_secs(20),
+            drain_deadline: Duration::from_secs(60),
             max_connection_age: None,
             max_connection_age_grace: Duration::from_secs(180),
             keepalive: None,
             drain_grace: Duration::from_secs(10),
+            http1: false,
         }
     }
 
@@ -89,6 +106,7 @@ where
     S::Future: Send + 'static,
 {
     let tasks = Tasks::new();
+    let lanes = Lanes::new(tasks.clone());
     let slots = Arc::new(Semaphore::new(limits.max_connections));
     let limits = Arc::new(limits);
     loop {
@@ -102,13 +120,19 @@ where
             accepted = accepted => accepted,
         };
         let (service, drain) = (service.clone(), drain.clone());
-        let (limits, streams) = (Arc::clone(&limits), tasks.clone());
-        tasks.spawn_isolated("grpc_connection", async move {
+        let limits = Arc::clone(&limits);
+        let spawner = match A::owner(&io) {
+            Some(owner) => Spawner::Lane(lanes.of(owner)),
+            None => Spawner::Tasks(tasks.clone()),
+        };
+        let streams = spawner.clone();
+        spawner.spawn("grpc_connection", async move {
             connection::run(io, service, &limits, drain, streams).await;
             drop(slot);
         });
     }
     drop(incoming);
+    drop(lanes);
     // A task that panicked was logged when it did.
     let _ = tasks.join().await;
 }

@@ -6,6 +6,8 @@
 mod client;
 mod connect;
 mod incoming;
+mod local;
+mod mutual;
 mod server;
 mod signing;
 #[cfg(test)]
@@ -23,6 +25,8 @@ use steeple_pki::{Certificate, Signer};
 pub use client::{ClientTls, PeerVerifyError, find_peer_error};
 pub use connect::{ClientStream, connect};
 pub use incoming::{TlsIncoming, TlsLimits, TlsPeer, TlsStream};
+pub use local::{LocalTlsIncoming, LocalTlsPeer, LocalTlsStream};
+pub use mutual::{ClientCheck, ClientRefused};
 pub use server::ServerTls;
 
 /// The protocols that gRPC needs: HTTP/2 and nothing else.

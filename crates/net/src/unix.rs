@@ -1,26 +1,32 @@
-//! Unix sockets: binding with a mode, and callers known by their process.
+//! Unix sockets: binding with a mode, taking over from another process, and callers known by their
+//! process.
 
-use std::fs;
+mod bind;
+mod caller;
+mod sockets;
+#[cfg(test)]
+mod tests;
+
 use std::io;
-use std::os::fd::AsRawFd as _;
-use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use nix::errno::Errno;
-use nix::sys::socket::{
-    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, connect, listen, socket,
-};
 use steeple_peer::Peer;
 use steeple_runtime::Throttle;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::UnixStream;
 use tonic::transport::server::Connected;
 
 use crate::authority::Filtered;
 use crate::serve::{Accept, pause_after};
+
+use bind::Listening;
+pub use bind::{bind, bind_over};
+use caller::FromCaller;
+pub use sockets::{Given, Held, Sockets};
 
 /// Why a socket could not be bound; each says where.
 #[derive(Debug, thiserror::Error)]
@@ -57,73 +63,38 @@ pub enum BindError {
     },
 }
 
-/// Listens on `path` with permission bits `mode`, in place of a socket of that name if there is
-/// one (as a restart leaves behind); a missing directory is made with `directory_mode`.
-///
-/// A socket that another process still listens on is replaced as well, with a warning: on a rolling
-/// upgrade the new process starts before the old one ends. Files of other kinds are never touched.
-///
-/// # Errors
-/// [`BindError`] says which step failed, and where. Must be called in a Tokio runtime.
-pub fn bind(path: &Path, mode: u32, directory_mode: u32) -> Result<UnixIncoming, BindError> {
-    let at = |source| BindError::Listen { path: path.to_owned(), source };
-    if let Some(directory) = path.parent().filter(|directory| !directory.as_os_str().is_empty()) {
-        fs::DirBuilder::new()
-            .recursive(true)
-            .mode(directory_mode)
-            .create(directory)
-            .map_err(|source| BindError::Directory { path: directory.to_owned(), source })?;
-    }
-    match fs::symlink_metadata(path) {
-        Ok(found) if !found.file_type().is_socket() => {
-            return Err(BindError::NotASocket { path: path.to_owned() });
-        }
-        Ok(_) => {
-            if is_in_use(path) {
-                tracing::warn!(path = %path.display(), "Replacing a socket that is in use");
-            }
-            fs::remove_file(path).map_err(at)?;
-        }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(at(error)),
-    }
-    let listener = UnixListener::bind(path).map_err(at)?;
-    // Again, for the queue is short otherwise: callers in a storm of connections find it full.
-    listen(&listener, QUEUE).map_err(|errno| at(errno.into()))?;
-    let permissions = |source| BindError::Permissions { path: path.to_owned(), source };
-    fs::set_permissions(path, fs::Permissions::from_mode(mode)).map_err(permissions)?;
-    let inode = fs::symlink_metadata(path).map_err(permissions)?.ino();
-    Ok(UnixIncoming { listener, path: path.to_owned(), inode, failures: Throttle::new(PERIOD) })
-}
-
-/// Whether somebody listens there. Does not wait for one whose queue is full.
-fn is_in_use(path: &Path) -> bool {
-    let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
-    let Ok(probe) = socket(AddressFamily::Unix, SockType::Stream, flags, None) else {
-        return false;
-    };
-    let Ok(address) = UnixAddr::new(path) else { return false };
-    matches!(connect(probe.as_raw_fd(), &address), Ok(()) | Err(Errno::EAGAIN))
-}
-
-/// How many connections may wait to be accepted; the system may allow less.
-const QUEUE: Backlog = Backlog::MAXALLOWABLE;
 /// How often a line that a caller can cause is logged.
 const PERIOD: Duration = Duration::from_secs(1);
 
-/// A listening Unix socket. Dropped, it removes its file, unless another process replaced it.
+/// A listening Unix socket. The last of those who hold it removes its file, unless another process
+/// replaced it or serves it now.
 #[derive(Debug)]
 pub struct UnixIncoming {
-    listener: UnixListener,
-    path: PathBuf,
-    inode: u64,
+    listening: Arc<Listening>,
     failures: Throttle,
 }
 
 impl UnixIncoming {
+    fn new(listening: Listening) -> Self {
+        Self { listening: Arc::new(listening), failures: Throttle::new(PERIOD) }
+    }
+
     /// Where it listens.
     pub fn path(&self) -> &Path {
-        &self.path
+        &self.listening.path
+    }
+
+    /// Leaves the file to whoever puts another one in its place.
+    pub fn release(&self) {
+        self.listening.release();
+    }
+
+    /// The next connection as it is, for those who speak something else than gRPC.
+    ///
+    /// # Errors
+    /// As `accept(2)`.
+    pub async fn accept_untracked(&self) -> io::Result<UnixStream> {
+        self.listening.listener.accept().await.map(|(stream, _)| stream)
     }
 }
 
@@ -132,7 +103,7 @@ impl Accept for UnixIncoming {
 
     async fn accept(&mut self) -> PeerStream {
         loop {
-            match self.listener.accept().await {
+            match self.listening.listener.accept().await {
                 Ok((stream, _)) => match PeerStream::new(stream) {
                     Ok(stream) => return stream,
                     Err(error) => {
@@ -144,15 +115,6 @@ impl Accept for UnixIncoming {
                 },
                 Err(error) => pause_after(&error).await,
             }
-        }
-    }
-}
-
-impl Drop for UnixIncoming {
-    fn drop(&mut self) {
-        if fs::symlink_metadata(&self.path).is_ok_and(|found| found.ino() == self.inode) {
-            // Left behind, it is replaced at the next start.
-            let _ = fs::remove_file(&self.path);
         }
     }
 }
@@ -170,11 +132,11 @@ impl From<UnixIncoming> for UntrackedIncoming {
 }
 
 impl Accept for UntrackedIncoming {
-    type Io = LocalStream<()>;
+    type Io = LocalStream<UnixStream, ()>;
 
-    async fn accept(&mut self) -> LocalStream<()> {
+    async fn accept(&mut self) -> LocalStream<UnixStream, ()> {
         loop {
-            match self.0.listener.accept().await {
+            match self.0.listening.listener.accept().await {
                 Ok((stream, _)) => {
                     return LocalStream { stream: Filtered::new(stream), caller: () };
                 }
@@ -186,13 +148,14 @@ impl Accept for UntrackedIncoming {
 
 /// A connection on a Unix socket, and what is known of the caller.
 #[derive(Debug)]
-pub struct LocalStream<C> {
-    stream: Filtered<UnixStream>,
+pub struct LocalStream<S, C> {
+    stream: Filtered<S>,
     caller: C,
 }
 
-/// A connection on a Unix socket. Handlers find its [`Peer`] among the request's extensions.
-pub type PeerStream = LocalStream<Peer>;
+/// A connection on a Unix socket that ends with the process that opened it. Handlers find its
+/// [`Peer`] among the request's extensions.
+pub type PeerStream = LocalStream<FromCaller, Peer>;
 
 impl PeerStream {
     /// Takes hold of the process at the other end.
@@ -201,11 +164,12 @@ impl PeerStream {
     /// When it is gone or lives in a process id namespace that we cannot see into.
     pub fn new(stream: UnixStream) -> Result<Self, steeple_peer::PeerError> {
         let caller = Peer::of(&stream)?;
+        let stream = FromCaller::new(stream, &caller);
         Ok(Self { stream: Filtered::new(stream), caller })
     }
 }
 
-impl<C: Clone + Send + Sync + 'static> Connected for LocalStream<C> {
+impl<S, C: Clone + Send + Sync + 'static> Connected for LocalStream<S, C> {
     type ConnectInfo = C;
 
     fn connect_info(&self) -> C {
@@ -213,7 +177,7 @@ impl<C: Clone + Send + Sync + 'static> Connected for LocalStream<C> {
     }
 }
 
-impl<C: Unpin> AsyncRead for LocalStream<C> {
+impl<S: AsyncRead + Unpin, C: Unpin> AsyncRead for LocalStream<S, C> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -223,7 +187,7 @@ impl<C: Unpin> AsyncRead for LocalStream<C> {
     }
 }
 
-impl<C: Unpin> AsyncWrite for LocalStream<C> {
+impl<S: AsyncWrite + Unpin, C: Unpin> AsyncWrite for LocalStream<S, C> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -16,7 +16,7 @@ use steeple_config::HealthChecks;
 use steeple_runtime::Watcher;
 use steeple_web::{Limits, Request, Response, reply, serve};
 
-use crate::bind;
+use crate::bind_in_time;
 
 const SUBSYSTEM: &str = "health";
 const FIRST_INTERVAL: Duration = Duration::from_secs(1);
@@ -96,7 +96,8 @@ pub struct Hint {
 /// The checks of a program and what they found last.
 pub struct Health {
     checks: BTreeMap<&'static str, Check>,
-    states: Mutex<BTreeMap<&'static str, State>>,
+    /// Nothing before the first look.
+    states: Mutex<BTreeMap<&'static str, Option<State>>>,
 }
 
 /// A row of failures of one check.
@@ -111,8 +112,7 @@ impl Health {
     /// Before the first look everything counts as bad: nothing was seen yet.
     pub fn new(checks: impl IntoIterator<Item = (&'static str, Check)>) -> Arc<Self> {
         let checks: BTreeMap<_, _> = checks.into_iter().collect();
-        let unseen = State { live: false, ready: false, ..State::good() };
-        let states = checks.keys().map(|name| (*name, unseen.clone())).collect();
+        let states = checks.keys().map(|name| (*name, None)).collect();
         Arc::new(Self { checks, states: Mutex::new(states) })
     }
 
@@ -132,7 +132,10 @@ impl Health {
                 };
                 tell(name, &state, &mut failing);
                 well &= state.error().is_none();
-                self.states.lock().unwrap_or_else(PoisonError::into_inner).insert(name, state);
+                self.states
+                    .lock()
+                    .unwrap_or_else(PoisonError::into_inner)
+                    .insert(name, Some(state));
             }
             steady |= well;
             let contradicted =
@@ -168,12 +171,13 @@ impl Health {
             false => format!("{host}:{}", checks.bind_port),
         };
         tracing::info!(subsystem_name = SUBSYSTEM, address, "Serving health checks");
-        let listener = match bind(address).await {
-            Ok(listener) => listener,
-            Err(error) => {
-                tracing::warn!(subsystem_name = SUBSYSTEM, %error, "Error serving health checks");
-                return;
-            }
+        let warn = |error: &std::io::Error| {
+            tracing::warn!(subsystem_name = SUBSYSTEM, %error, "Error serving health checks");
+        };
+        let listener = match bind_in_time(address, drain.clone(), warn).await {
+            Ok(Some(listener)) => listener,
+            Ok(None) => return,
+            Err(error) => return warn(&error),
         };
         let limits = limits();
         let handler = move |request: Request| {
@@ -195,6 +199,11 @@ impl Health {
         let mut body = Map::new();
         let mut good = true;
         for (name, state) in &*self.states.lock().unwrap_or_else(PoisonError::into_inner) {
+            let Some(state) = state else {
+                good = false;
+                body.insert(name.to_string(), Value::Null);
+                continue;
+            };
             let (well, details) = match ready {
                 true => (state.ready, &state.ready_details),
                 false => (state.live, &state.live_details),
@@ -299,6 +308,15 @@ mod tests {
         let health = Health::new(all);
         assert_eq!(health.answer("/live", &checks()).status(), 500, "not looked yet");
         let (trigger, watcher) = drain::channel();
+        // Nothing was looked at yet.
+        assert_eq!(
+            text(health.answer("/r", &checks())).await,
+            (
+                500,
+                "application/json".into(),
+                "{\"catalog.datastore\":null,\"server\":null}\n".into()
+            )
+        );
         let tasks = Tasks::new();
         tasks.spawn("health", Arc::clone(&health).watch(None, watcher));
         for _ in 0..2000 {

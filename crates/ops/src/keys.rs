@@ -94,6 +94,10 @@ impl Signer for MeasuredKey {
         self.inner.public_key()
     }
 
+    fn holder(&self) -> Option<&dyn std::any::Any> {
+        self.inner.holder()
+    }
+
     async fn sign(
         &self,
         algorithm: SignatureAlgorithm,

@@ -24,7 +24,7 @@ use steeple_telemetry::process::Process;
 use steeple_web::{Limits, Request, Response, reply, serve};
 use tokio::sync::Mutex;
 
-use crate::{Program, bind};
+use crate::{Program, bind_in_time};
 
 /// Where dumps go, in the working directory.
 const DIRECTORY: &str = ".profiles";
@@ -62,12 +62,13 @@ pub fn start(config: &ProfilingConfig, program: &Program, tasks: &Tasks, drain: 
 }
 
 async fn listen(port: u16, busy: Arc<Mutex<()>>, drain: Watcher) {
-    let listener = match bind(format!("localhost:{port}")).await {
-        Ok(listener) => listener,
-        Err(error) => {
-            tracing::warn!(%error, "Unable to serve profiling server");
-            return;
-        }
+    let warn = |error: &std::io::Error| {
+        tracing::warn!(%error, "Unable to serve profiling server");
+    };
+    let listener = match bind_in_time(format!("localhost:{port}"), drain.clone(), warn).await {
+        Ok(Some(listener)) => listener,
+        Ok(None) => return,
+        Err(error) => return warn(&error),
     };
     let limits = Limits { connections: 16, ..Limits::default() };
     let handler = move |request: Request| answer(request, Arc::clone(&busy));

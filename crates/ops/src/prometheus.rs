@@ -16,7 +16,7 @@ use steeple_web::{CertFiles, CertSource, ClientAuth, Request, Response};
 use steeple_web::{Tls, TlsOptions, serve};
 
 use crate::telemetry::TelemetryError;
-use crate::{Program, bind};
+use crate::{Program, bind_in_time};
 
 const SUBSYSTEM: &str = "telemetry";
 
@@ -67,7 +67,13 @@ async fn run(
     sink: Arc<Prometheus>,
     drain: Watcher,
 ) -> std::io::Result<()> {
-    let listener = bind(address).await?;
+    let warn = |error: &std::io::Error| {
+        tracing::warn!(
+            subsystem_name = SUBSYSTEM,
+            "Prometheus listener stopped unexpectedly: {error}"
+        );
+    };
+    let Some(listener) = bind_in_time(address, drain.clone(), warn).await? else { return Ok(()) };
     let handler = move |request: Request| {
         let answer = scrape(&sink, &request);
         async move { answer }

@@ -13,6 +13,10 @@ pub enum PeerError {
     /// The caller's process id is not visible here: it lives in another namespace.
     #[error("could not resolve caller information")]
     NoProcess,
+    /// The caller's user or group has no number here: it lives in another user namespace. The
+    /// kernel shows `nobody` for it, which is somebody else.
+    #[error("the caller's user or group is not known in the agent's user namespace")]
+    UnknownOwner,
     /// The caller's directory in `/proc` could not be opened: most likely it exited.
     #[error("could not open caller's proc directory: {0}")]
     ProcDir(#[source] io::Error),
@@ -60,6 +64,9 @@ pub enum PeerGone {
         /// When the process that has its id now did.
         found: u64,
     },
+    /// It executes another program than when it connected.
+    #[error("new program detected: the process executed another program after it connected")]
+    OtherProgram,
     /// Its owner cannot be read any more.
     #[error("caller exit suspected due to failed proc stat")]
     Owner,
@@ -91,6 +98,9 @@ impl PeerGone {
             Self::StartTime(_) => "Caller exit suspected due to failure to get starttime",
             Self::Restarted { .. } => {
                 "New process detected: process starttime does not match original caller"
+            }
+            Self::OtherProgram => {
+                "New program detected: process executed another program after it connected"
             }
             Self::Owner => "Caller exit suspected due to failed proc stat",
             Self::OtherUser { .. } => {

@@ -10,7 +10,10 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod by_pid;
 mod error;
+mod exit;
+mod owner;
 mod proc_stat;
 mod process;
 #[cfg(test)]
@@ -27,6 +30,7 @@ use nix::sys::socket::{getsockopt, sockopt};
 use tokio::net::UnixStream;
 
 pub use error::{PeerError, PeerGone};
+pub use exit::Exit;
 use process::Process;
 
 /// The process that connected to a Unix socket, held so that it cannot be mistaken for another.
@@ -47,6 +51,9 @@ impl Peer {
             getsockopt(stream, sockopt::PeerCredentials).map_err(PeerError::Credentials)?;
         if credentials.pid() <= 0 {
             return Err(PeerError::NoProcess);
+        }
+        if !owner::is_known(credentials.uid(), credentials.gid()) {
+            return Err(PeerError::UnknownOwner);
         }
         let pidfd = kernel_pidfd(stream)?;
         let process =
@@ -69,14 +76,23 @@ impl Peer {
         self.0.gid
     }
 
-    /// Whether the process that connected still runs and still is of the same user and group.
+    /// Whether the process that connected still runs, the same program, as the same user and group.
     ///
     /// Ask *after* reading about the process, never only before.
     ///
     /// # Errors
-    /// When it exited, or when another process has its id by now, or its owner changed.
+    /// When it exited, or when another process has its id by now, or its owner or program changed.
     pub fn is_alive(&self) -> Result<(), PeerGone> {
         self.0.is_alive().inspect_err(|gone| self.log(gone))
+    }
+
+    /// The end of the process that connected, to be waited for; none where the kernel has no
+    /// pidfds.
+    ///
+    /// # Errors
+    /// When there is no room for one more thing to wait for. Must be called in a Tokio runtime.
+    pub fn exit(&self) -> io::Result<Option<Exit>> {
+        Exit::of(&self.0)
     }
 
     /// The path of the executable as the process sees it; only true if [`Peer::is_alive`]

@@ -1,24 +1,44 @@
-//! The start time of a process, out of `/proc/<pid>/stat`.
+//! What `/proc/<pid>/stat` says: when a process started, and which run of a program it is.
 
 use std::fs;
 
 use crate::error::StartTimeError;
 
-/// The start time is the 22nd field; the two before the name's end are the id and the name.
-const START_TIME_AFTER_NAME: usize = 22 - 3;
+/// Fields are counted from 1; the two before the name's end are the id and the name.
+const AFTER_NAME: usize = 3;
+const START_TIME: usize = 22 - AFTER_NAME;
+const START_CODE: usize = 26 - AFTER_NAME;
+const START_STACK: usize = 28 - AFTER_NAME;
 
-/// When process `pid` started, in clock ticks since boot.
-pub(crate) fn start_time(pid: i32) -> Result<u64, StartTimeError> {
+/// A process at one moment.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Stat {
+    /// In clock ticks since boot.
+    pub(crate) start_time: u64,
+    /// Where the kernel put the program's code and stack: with every execution somewhere else.
+    /// None where the kernel does not tell us.
+    pub(crate) image: Option<(u64, u64)>,
+}
+
+/// Looks at process `pid`.
+pub(crate) fn stat(pid: i32) -> Result<Stat, StartTimeError> {
     let stat = fs::read(format!("/proc/{pid}/stat")).map_err(StartTimeError::Read)?;
-    parse_start_time(&stat).ok_or(StartTimeError::Malformed)
+    parse(&stat).ok_or(StartTimeError::Malformed)
 }
 
 /// The name of a process is its own choice and may hold anything, parentheses and spaces too; the
 /// *last* closing parenthesis ends it.
-fn parse_start_time(stat: &[u8]) -> Option<u64> {
+fn parse(stat: &[u8]) -> Option<Stat> {
     let name_end = stat.iter().rposition(|&byte| byte == b')')?;
     let after_name = std::str::from_utf8(stat.get(name_end + 1..)?).ok()?;
-    after_name.split_ascii_whitespace().nth(START_TIME_AFTER_NAME)?.parse().ok()
+    let mut fields = after_name.split_ascii_whitespace();
+    let start_time = fields.nth(START_TIME)?.parse().ok()?;
+    let mut number = |from: usize, to: usize| fields.nth(to - from - 1)?.parse::<u64>().ok();
+    let code = number(START_TIME, START_CODE);
+    let stack = number(START_CODE, START_STACK);
+    // Who may not know is told 1 and 0.
+    let image = code.zip(stack).filter(|&(code, stack)| code > 1 && stack > 0);
+    Some(Stat { start_time, image })
 }
 
 #[cfg(test)]
@@ -27,18 +47,28 @@ mod tests {
 
     #[test]
     fn a_name_that_imitates_the_fields_does_not_move_the_start_time() {
-        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21";
+        let tail = "S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21 22 4096 24 9000";
         for name in ["sh", "a) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 666 20 (b", "é é"] {
             let stat = format!("77 ({name}) {tail}");
-            assert_eq!(parse_start_time(stat.as_bytes()), Some(4242), "{name}");
+            let expected = Stat { start_time: 4242, image: Some((4096, 9000)) };
+            assert_eq!(parse(stat.as_bytes()), Some(expected), "{name}");
         }
-        assert_eq!(parse_start_time(b"77 (\xff\xfe) S"), None);
-        assert_eq!(parse_start_time(b""), None);
+        assert_eq!(parse(b"77 (\xff\xfe) S"), None);
+        assert_eq!(parse(b""), None);
     }
 
     #[test]
     fn our_own_start_time_is_the_same_each_time() {
         let pid = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(start_time(pid).unwrap(), start_time(pid).unwrap());
+        assert_eq!(stat(pid).unwrap(), stat(pid).unwrap());
+        assert!(stat(pid).unwrap().image.is_some());
+    }
+
+    #[test]
+    fn what_the_kernel_hides_is_not_known() {
+        let hidden = "7 (sh) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242 20 21 22 1 1 0";
+        assert_eq!(parse(hidden.as_bytes()), Some(Stat { start_time: 4242, image: None }));
+        let short = "7 (sh) S 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 4242";
+        assert_eq!(parse(short.as_bytes()), Some(Stat { start_time: 4242, image: None }));
     }
 }

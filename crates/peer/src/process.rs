@@ -13,7 +13,7 @@ use nix::sys::stat::Mode;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{PeerError, PeerGone};
-use crate::proc_stat::start_time;
+use crate::proc_stat::{Stat, stat};
 
 pub(crate) struct Process {
     pub(crate) pid: i32,
@@ -22,9 +22,12 @@ pub(crate) struct Process {
     /// Becomes readable when the process exits, and never names another one. Missing only on
     /// kernels before 5.3.
     pidfd: Option<OwnedFd>,
-    /// `/proc/<pid>` as opened; a directory of a dead process cannot be listed.
-    proc_fd: OwnedFd,
-    start_time: u64,
+    /// `/proc/<pid>` as opened; a directory of a dead process cannot be listed. Only where there
+    /// is no pidfd, which says the same and more.
+    proc_fd: Option<OwnedFd>,
+    stat: Stat,
+    /// Device and inode of its executable; none where we may not know.
+    executable: Option<(u64, u64)>,
 }
 
 impl Process {
@@ -35,11 +38,12 @@ impl Process {
         pidfd: Option<OwnedFd>,
     ) -> Result<Self, PeerError> {
         let pidfd = pidfd.or_else(|| open_pidfd(pid));
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let proc_fd =
-            nix::fcntl::open(&PathBuf::from(format!("/proc/{pid}")), flags, Mode::empty())
-                .map_err(|errno| PeerError::ProcDir(io::Error::from(errno)))?;
-        let start_time = start_time(pid)?;
+        let proc_fd = match pidfd {
+            Some(_) => None,
+            None => Some(open_proc_dir(pid).map_err(PeerError::ProcDir)?),
+        };
+        let stat = stat(pid)?;
+        let executable = executable(pid);
         // Only a process that is alive after its id was looked up is the one that the pidfd
         // holds: a dead one's id may have gone to another meanwhile.
         if let Some(pidfd) = &pidfd
@@ -47,7 +51,7 @@ impl Process {
         {
             return Err(PeerError::Exited);
         }
-        Ok(Self { pid, uid, gid, pidfd, proc_fd, start_time })
+        Ok(Self { pid, uid, gid, pidfd, proc_fd, stat, executable })
     }
 
     pub(crate) fn is_alive(&self) -> Result<(), PeerGone> {
@@ -56,12 +60,18 @@ impl Process {
         {
             return Err(PeerGone::Exited);
         }
-        if !self.proc_dir_lists() {
+        if let Some(proc_fd) = &self.proc_fd
+            && !lists(proc_fd)
+        {
             return Err(PeerGone::ProcDir);
         }
-        let found = start_time(self.pid)?;
-        if found != self.start_time {
-            return Err(PeerGone::Restarted { expected: self.start_time, found });
+        let (found, expected) = (stat(self.pid)?, self.stat);
+        if found.start_time != expected.start_time {
+            let (expected, found) = (expected.start_time, found.start_time);
+            return Err(PeerGone::Restarted { expected, found });
+        }
+        if differ(expected.image, found.image) || differ(self.executable, executable(self.pid)) {
+            return Err(PeerGone::OtherProgram);
         }
         let owner = fs::metadata(self.proc_dir()).map_err(|_| PeerGone::Owner)?;
         if owner.uid() != self.uid {
@@ -78,28 +88,50 @@ impl Process {
     }
 
     pub(crate) const fn start_time(&self) -> u64 {
-        self.start_time
+        self.stat.start_time
+    }
+
+    pub(crate) const fn pidfd(&self) -> Option<&OwnedFd> {
+        self.pidfd.as_ref()
     }
 
     #[cfg(test)]
     pub(crate) fn forget_pidfd(&mut self) {
         self.pidfd = None;
+        self.proc_fd = Some(open_proc_dir(self.pid).unwrap());
     }
 
     #[cfg(test)]
     pub(crate) fn pretend_started_at(&mut self, ticks: u64) {
-        self.start_time = ticks;
+        self.stat.start_time = ticks;
     }
+}
 
-    fn proc_dir_lists(&self) -> bool {
-        // Opened anew through the handle, since listing moves the handle's position, which
-        // would not be there for the next check.
-        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
-        let Ok(mut dir) = Dir::openat(self.proc_fd.as_fd(), ".", flags, Mode::empty()) else {
-            return false;
-        };
-        dir.iter().next().is_some_and(|entry| entry.is_ok())
-    }
+fn open_proc_dir(pid: i32) -> io::Result<OwnedFd> {
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let path = PathBuf::from(format!("/proc/{pid}"));
+    Ok(nix::fcntl::open(&path, flags, Mode::empty())?)
+}
+
+fn lists(proc_fd: &OwnedFd) -> bool {
+    // Opened anew through the handle, since listing moves the handle's position, which would not
+    // be there for the next check.
+    let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let Ok(mut dir) = Dir::openat(proc_fd.as_fd(), ".", flags, Mode::empty()) else {
+        return false;
+    };
+    dir.iter().next().is_some_and(|entry| entry.is_ok())
+}
+
+/// Which file process `pid` executes.
+fn executable(pid: i32) -> Option<(u64, u64)> {
+    let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
+    Some((file.dev(), file.ino()))
+}
+
+/// Whether both are known and not the same.
+fn differ<T: PartialEq>(one: Option<T>, other: Option<T>) -> bool {
+    one.zip(other).is_some_and(|(one, other)| one != other)
 }
 
 /// A pidfd by the number alone, for kernels that do not give the one of the socket.

@@ -99,6 +99,45 @@ async fn a_dead_caller_whose_parent_has_not_noticed_is_dead() {
     assert!(peer.proc_dir().join("stat").exists());
 }
 
+/// Connects, and executes another program when it is told to.
+const EXEC: &str = "import os, socket, sys\n\
+    s = socket.socket(socket.AF_UNIX)\n\
+    s.connect(sys.argv[1])\n\
+    os.set_inheritable(s.fileno(), True)\n\
+    s.send(b'x')\n\
+    sys.stdin.readline()\n\
+    os.execvp(os.environ['NEXT'], [os.environ['NEXT'], *os.environ['ARGS'].split()])\n";
+
+#[tokio::test]
+async fn a_caller_that_executes_another_program_is_not_the_one_that_connected() {
+    use std::io::Write as _;
+    // The same program once more has the same executable, but not the same memory.
+    for (next, args) in [("sleep", "60"), ("python3", "-c input()")] {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut command = Command::new("python3");
+        command.args(["-c", EXEC]).arg(&path).env("NEXT", next).env("ARGS", args);
+        let mut caller = Caller(command.stdin(Stdio::piped()).spawn().unwrap());
+        let (stream, _) = listener.accept().await.unwrap();
+        let peer = Peer::of(&stream).unwrap();
+        peer.is_alive().unwrap();
+        caller.0.stdin.as_mut().unwrap().write_all(b"go\n").unwrap();
+        let gone = gone(&peer).await;
+        assert!(matches!(gone, PeerGone::OtherProgram), "{next}: {gone}");
+    }
+}
+
+#[tokio::test]
+async fn the_end_of_a_caller_is_told() {
+    let (mut caller, _stream, peer) = accept(CLIENT).await;
+    let exit = peer.exit().unwrap().expect("the kernel has pidfds");
+    assert!(tokio::time::timeout(Duration::from_millis(50), exit.ended()).await.is_err());
+    caller.0.kill().unwrap();
+    tokio::time::timeout(Duration::from_secs(10), exit.ended()).await.expect("told");
+    caller.kill();
+}
+
 #[tokio::test]
 async fn a_socket_handed_to_a_child_does_not_outlive_the_one_that_connected() {
     let (mut caller, stream, peer) = accept(HAND_OVER).await;

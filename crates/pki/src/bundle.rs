@@ -18,9 +18,10 @@ mod jwk;
 mod parse;
 mod print;
 
+pub(crate) use jwk::Jwk;
 pub use jwk::{private_jwk, public_jwk};
 pub use parse::{from_pem, parse};
-pub use print::{Indent, jwks, jwt_svid_jwks, pem, spiffe};
+pub use print::{Indent, jwks, jwt_svid_jwks, pem, spiffe, wit_svid_jwks};
 
 /// The largest bundle document that is looked at, in bytes.
 pub const MAX_DOCUMENT_LEN: usize = 4 * 1024 * 1024;

@@ -3,6 +3,8 @@
 
 use thiserror::Error;
 
+/// End of contents; twice, it ends an element of indefinite length.
+pub(crate) const EOC: u8 = 0x00;
 pub(crate) const BOOLEAN: u8 = 0x01;
 pub(crate) const INTEGER: u8 = 0x02;
 pub(crate) const BIT_STRING: u8 = 0x03;
@@ -99,20 +101,8 @@ impl<'a> Reader<'a> {
         if tag & 0x1f == 0x1f {
             return Err(DerError::Tag);
         }
-        let (length, header) = match first {
-            0..=0x7f => (usize::from(first), 2),
-            0x81..=0x84 => {
-                let count = usize::from(first & 0x7f);
-                let bytes = tail.get(..count).ok_or(DerError::Truncated)?;
-                let length = bytes.iter().fold(0_usize, |sum, b| sum << 8 | usize::from(*b));
-                // Minimal: no leading zero byte, and the long form only where the short cannot.
-                if bytes[0] == 0 || length < 0x80 {
-                    return Err(DerError::Length);
-                }
-                (length, 2 + count)
-            }
-            _ => return Err(DerError::Length),
-        };
+        let (length, more) = length(first, tail)?;
+        let header = 2 + more;
         let end = header.checked_add(length).ok_or(DerError::Length)?;
         let raw = self.rest.get(..end).ok_or(DerError::Truncated)?;
         self.rest = &self.rest[end..];
@@ -168,6 +158,24 @@ impl<'a> Reader<'a> {
             Some([0x00]) => Ok(false),
             Some(_) => Err(DerError::Value("BOOLEAN")),
         }
+    }
+}
+
+/// The definite length that begins with the byte `first`, and how many bytes of `tail` it takes.
+pub(crate) fn length(first: u8, tail: &[u8]) -> Result<(usize, usize), DerError> {
+    match first {
+        0..=0x7f => Ok((usize::from(first), 0)),
+        0x81..=0x84 => {
+            let count = usize::from(first & 0x7f);
+            let bytes = tail.get(..count).ok_or(DerError::Truncated)?;
+            let length = bytes.iter().fold(0_usize, |sum, b| sum << 8 | usize::from(*b));
+            // Minimal: no leading zero byte, and the long form only where the short cannot.
+            if bytes[0] == 0 || length < 0x80 {
+                return Err(DerError::Length);
+            }
+            Ok((length, count))
+        }
+        _ => Err(DerError::Length),
     }
 }
 

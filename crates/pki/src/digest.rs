@@ -1,6 +1,9 @@
-//! SHA-2 (FIPS 180-4), for what is fingerprinted, and for keys elsewhere that sign digests.
+//! SHA-2 (FIPS 180-4), for what is fingerprinted, and for keys elsewhere that sign digests; SHA-1
+//! for names that others gave long ago.
 
-use aws_lc_rs::digest::{Algorithm, Context, Digest, SHA256, SHA384, SHA512, digest};
+use aws_lc_rs::digest::{
+    Algorithm, Context, Digest, SHA1_FOR_LEGACY_USE_ONLY, SHA256, SHA384, SHA512, digest,
+};
 
 use crate::SignatureAlgorithm;
 
@@ -12,11 +15,37 @@ pub fn sha512(bytes: &[u8]) -> [u8; 64] {
     made
 }
 
+/// SHA-1 of `bytes`: for fingerprints that SPIRE puts into agents' names and selectors. What it
+/// names must have been verified by other means.
+#[must_use]
+pub fn sha1(bytes: &[u8]) -> [u8; 20] {
+    let mut made = [0; 20];
+    made.copy_from_slice(digest(&SHA1_FOR_LEGACY_USE_ONLY, bytes).as_ref());
+    made
+}
+
+/// A number that differs from name to name, the same everywhere and always: for what a fleet should
+/// not do all at once.
+#[must_use]
+pub fn seed(name: &str) -> u64 {
+    let made = digest(&SHA256, name.as_bytes());
+    made.as_ref().first_chunk().map_or(0, |first| u64::from_be_bytes(*first))
+}
+
 /// The digest of `message` that a signature of `algorithm` is over; none where the algorithm
 /// signs the message itself.
 #[must_use]
 pub fn under(algorithm: SignatureAlgorithm, message: &[u8]) -> Option<Vec<u8>> {
     kind(algorithm).map(|kind| digest(kind, message).as_ref().to_vec())
+}
+
+/// The digest `bytes`, of whatever algorithm, in the length of `algorithm`'s: ECDSA takes as many
+/// leading bits as the order of its curve has, as a number.
+pub(crate) fn as_number_for(algorithm: SignatureAlgorithm, bytes: &[u8]) -> Option<Digest> {
+    let length = kind(algorithm)?.output_len();
+    let mut number = vec![0; length.saturating_sub(bytes.len())];
+    number.extend_from_slice(&bytes[..bytes.len().min(length)]);
+    import(algorithm, &number)
 }
 
 /// `bytes` as a digest for a signature of `algorithm`, if they are as long as one.

@@ -13,6 +13,7 @@ use crate::keys::{KeyKind, PublicKey, SignError, SignatureAlgorithm, Signer};
 
 pub(crate) mod ecdsa;
 mod go_text;
+pub mod issuer;
 mod token;
 
 pub use token::UnverifiedJwt;
@@ -39,7 +40,8 @@ pub enum JwtAlg {
 }
 
 impl JwtAlg {
-    const ALL: [Self; 9] = [
+    /// All of them.
+    pub const ALL: [Self; 9] = [
         Self::ES256,
         Self::ES384,
         Self::ES512,

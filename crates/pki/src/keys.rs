@@ -7,9 +7,13 @@ use thiserror::Error;
 
 use crate::der::DerError;
 
+mod numbers;
+mod possession;
 mod private;
 mod public;
 
+pub use numbers::RsaNumbers;
+pub(crate) use possession::{ecdsa_der, ecdsa_numbers, other_s};
 pub use private::{PrivateKey, Signer};
 pub use public::PublicKey;
 
@@ -75,11 +79,11 @@ pub enum KeyKind {
     P256,
     /// ECDSA on P-384.
     P384,
-    /// ECDSA on P-521: verified, never made here.
+    /// ECDSA on P-521: read and used, never made here.
     P521,
     /// RSA; the field is the size of the modulus in bits, 2048 to 8192.
     Rsa(u16),
-    /// Ed25519: verified, never made here.
+    /// Ed25519: read and used, never made here.
     Ed25519,
 }
 

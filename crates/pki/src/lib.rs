@@ -10,9 +10,11 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod bundle;
+pub mod cms;
 pub mod csr;
 mod der;
 pub mod digest;
+pub mod envelope;
 pub mod external;
 mod json;
 pub mod jws;
@@ -20,13 +22,15 @@ pub mod jwt;
 mod keys;
 mod oid;
 pub mod pem;
+pub mod seal;
+pub mod ssh;
 pub mod verify;
 pub mod x509;
 
 pub use bundle::{Bundle, JwtAuthority, X509Authority};
 pub use der::DerError;
 pub use keys::{
-    BadSignature, KeyError, KeyKind, KeyType, MAX_SPKI_LEN, PrivateKey, PublicKey, SignError,
-    SignatureAlgorithm, Signer, UnknownKeyType,
+    BadSignature, KeyError, KeyKind, KeyType, MAX_SPKI_LEN, PrivateKey, PublicKey, RsaNumbers,
+    SignError, SignatureAlgorithm, Signer, UnknownKeyType,
 };
 pub use x509::Certificate;

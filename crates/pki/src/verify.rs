@@ -11,8 +11,12 @@ use webpki::{EndEntityCert, ExtendedKeyUsageValidator, KeyPurposeIdIter};
 use crate::x509::{Certificate, KeyUsage};
 
 pub use ca_path::is_ca_under;
+pub use name_constraints::ConstraintError;
+pub use outside::{Hint, PathError, PathRules, Work, paths, paths_counted};
 
 mod ca_path;
+mod name_constraints;
+mod outside;
 
 /// More certificates than any real chain has.
 pub const MAX_CHAIN_LEN: usize = 16;

@@ -16,7 +16,8 @@ use steeple_pki::{
 use steeple_plugin::{
     AgentAttributes, BundlePublisher, Challenger, Code, CredentialComposer, LocalBundle,
     MintedX509Ca, NodeAttestor, NodeEvidence, Notifier, PluginError, PublishedJwtKeys,
-    StoredX509Svid, SvidStore, Updates, UpstreamAuthority, WorkloadAttestor, X509SvidAttributes,
+    StoredX509Svid, SvidStore, Updates, UpstreamAuthority, WorkloadAttestor, WorkloadReference,
+    X509SvidAttributes,
 };
 use steeple_plugin_sdk::{Configure, DigestKeyManager, HostClient, Service, serve};
 use steeple_spiffe::{Selector, SpiffeId};
@@ -321,6 +322,20 @@ impl WorkloadAttestor for Every {
             return Err(internal("no such process"));
         }
         Ok(vec![Selector::new("another type", &format!("pid:{pid}"))])
+    }
+
+    async fn attest_reference(
+        &self,
+        reference: &WorkloadReference,
+        caller: Option<&SpiffeId>,
+    ) -> Result<Vec<Selector>, PluginError> {
+        if reference.type_url != "type.googleapis.com/steeple.test.Reference" {
+            let message = "not this type".to_owned();
+            return Err(PluginError { code: Code::Unimplemented, message });
+        }
+        let caller = caller.map_or("nobody", |caller| caller.as_str());
+        let value = String::from_utf8_lossy(&reference.value);
+        Ok(vec![Selector::new("every", &format!("{value}:for:{caller}"))])
     }
 }
 

@@ -5,12 +5,12 @@ use std::path::PathBuf;
 
 use steeple_config::{PluginConfig, PluginData};
 use steeple_hcl::Block;
-use steeple_plugin::{HostContext, Kind, PluginError};
+use steeple_plugin::{HostContext, HostServices, Kind, PluginError};
 use steeple_plugins::catalog::{self as builtin, Made};
+use steeple_plugins::node_attestor::composite;
 
 use crate::config::{Source, hash};
 use crate::error::HostError;
-use crate::host_services::HostServices;
 use crate::plugin::{Host, Plugin, rpc_text};
 use crate::spec::{Side, Spec};
 use crate::swap;
@@ -98,8 +98,8 @@ pub async fn load(
             }
         }
     }
-    let kinds = loaded.iter().map(|it| it.kind);
-    if let Some((kind, reason)) = check_counts(side, kinds).into_iter().next() {
+    let kinds = rules::counted(loaded.iter().map(|it| (it.kind, it.name.as_str())));
+    if let Some((kind, reason)) = check_counts(side, kinds.into_iter()).into_iter().next() {
         running.close().await;
         let text = format!("plugin type {:?} constraint not satisfied: {reason}", kind.name());
         return Err(CatalogError(text));
@@ -135,10 +135,12 @@ async fn one(
         }
         adapt(&external, kind)
     } else {
-        let slot = make(side, kind, plugin, &source, context)
-            .await
-            .map_err(|failure| failure.say(&voice, &plugin.name))?;
-        running.builtins.push(voice.clone());
+        let made = make(side, kind, plugin, &source, context).await;
+        // One that is there and refuses its configuration is ended as the others are.
+        if !matches!(made, Err(Failure::Load(_))) {
+            running.builtins.push(voice.clone());
+        }
+        let slot = made.map_err(|failure| failure.say(&voice, &plugin.name))?;
         if let Some(hash) = slot.1 {
             tell_configured(&voice, &source, &hash);
             let context = context.clone();
@@ -247,16 +249,16 @@ fn remake(
     let block = match data {
         PluginData::None => None,
         PluginData::Inline(block) => Some(block.clone()),
-        PluginData::File(_) => Some(parse(text)?),
+        PluginData::File(_) => Some(parse(text).map_err(|error| rpc_text(&error))?),
     };
     builtin::make(builtin_side(side), kind, name, block.as_ref(), context)
         .map_err(|error| rpc_text(&bare(kind, name, error)))
 }
 
-fn parse(text: &str) -> Result<Block, String> {
+fn parse(text: &str) -> Result<Block, PluginError> {
     steeple_hcl::parse(text.as_bytes()).map_err(|error| {
         let message = format!("unable to decode configuration: {error}");
-        rpc_text(&PluginError { code: steeple_plugin::Code::InvalidArgument, message })
+        PluginError { code: steeple_plugin::Code::InvalidArgument, message }
     })
 }
 
@@ -318,7 +320,7 @@ async fn validate_all(
         if !plugin.enabled {
             continue;
         }
-        kinds.push(kind);
+        kinds.push((kind, plugin.name.as_str()));
         let source = source_of(plugin);
         let found = if plugin.external.is_some() {
             let voice = Voice::of(plugin);
@@ -339,10 +341,27 @@ async fn validate_all(
             notes.push((format!("{} {:?}", plugin.kind, plugin.name), found));
         }
     }
-    for (kind, reason) in check_counts(side, kinds.into_iter()) {
+    notes.extend(composite_notes(side, plugins));
+    for (kind, reason) in check_counts(side, rules::counted(kinds.into_iter()).into_iter()) {
         notes.push((kind.name().to_owned(), vec![format!("constraint not satisfied: {reason}")]));
     }
     Ok(notes)
+}
+
+/// What is wrong with what stands beside a composite, where its own settings are right.
+fn composite_notes(side: Side, plugins: &[PluginConfig]) -> Option<(String, Vec<String>)> {
+    let enabled = || plugins.iter().filter(|it| it.enabled && it.kind == "NodeAttestor");
+    let plugin = enabled().find(|it| it.name == composite::NAME)?;
+    let PluginData::Inline(block) = &plugin.data else { return None };
+    let settings = match side {
+        Side::Agent => composite::agent(Some(block)),
+        Side::Server => composite::server(Some(block)),
+    };
+    let beside: Vec<&str> =
+        enabled().map(|it| it.name.as_str()).filter(|name| *name != composite::NAME).collect();
+    let complaints = settings.ok()?.complaints(&beside, side == Side::Agent);
+    let title = format!("{} {:?}", plugin.kind, plugin.name);
+    (!complaints.is_empty()).then_some((title, complaints))
 }
 
 async fn validate_builtin(
@@ -361,7 +380,7 @@ async fn validate_builtin(
         PluginData::Inline(block) => Some(block.clone()),
         PluginData::File(_) => match parse(&text) {
             Ok(block) => Some(block),
-            Err(error) => return Ok(vec![error]),
+            Err(error) => return Ok(vec![error.message]),
         },
     };
     // Without a configuration service, there is nobody to ask.
@@ -374,7 +393,8 @@ async fn validate_builtin(
             let text = format!("failed to load plugin {:?}: {}", plugin.name, error.message);
             Err(CatalogError(text))
         }
-        Err(error) => Ok(vec![rpc_text(&bare(kind, &plugin.name, error))]),
+        // Notes are said without the status that a call would end with.
+        Err(error) => Ok(vec![bare(kind, &plugin.name, error).message]),
     }
 }
 
@@ -501,8 +521,10 @@ const fn builtin_side(side: Side) -> builtin::Side {
 }
 
 /// Of these there is nothing to configure.
-const TAKES_NO_SETTINGS: [(Side, Kind, &str); 3] = [
+const TAKES_NO_SETTINGS: [(Side, Kind, &str); 5] = [
     (Side::Agent, Kind::KeyManager, "memory"),
     (Side::Agent, Kind::NodeAttestor, "join_token"),
+    (Side::Agent, Kind::WorkloadAttestor, "slurm"),
+    (Side::Agent, Kind::WorkloadAttestor, "systemd"),
     (Side::Server, Kind::KeyManager, "memory"),
 ];

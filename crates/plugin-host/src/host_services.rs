@@ -2,16 +2,15 @@
 //!
 //! Served on a socket of each plugin's own, in a directory that only this user can enter.
 
-use std::sync::{Arc, OnceLock};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use steeple_net::serve::{Limits, Router, serve};
 use steeple_net::unix::{self, UntrackedIncoming};
 use steeple_pki::x509::Certificate;
-use steeple_pki::{Bundle, PrivateKey};
-use steeple_plugin::PluginError;
+use steeple_plugin::HostServices;
 use steeple_plugin_sdk::wire;
 use steeple_proto::spire::hostservice::common::metrics::v1 as metrics;
 use steeple_proto::spire::hostservice::server::agentstore::v1 as agents;
@@ -33,61 +32,39 @@ const MAX_PARTS: usize = 16;
 /// The longest part of a key, or name or value of a label, that is taken.
 const MAX_PART: usize = 128;
 
-/// The server's identity, as a plugin gets it.
-pub struct X509Identity {
-    /// The leaf first.
-    pub chain: Vec<Certificate>,
-    /// The leaf's key.
-    pub key: Arc<PrivateKey>,
-    /// The bundle of the trust domain.
-    pub bundle: Bundle,
-}
+/// How many agents are remembered that a plugin asked about.
+const MAX_ASKED: usize = 4096;
 
-/// Knows the server's identity.
-#[async_trait]
-pub trait IdentitySource: Send + Sync {
-    /// The identity now.
-    ///
-    /// # Errors
-    /// When it cannot be had.
-    async fn x509_identity(&self) -> Result<X509Identity, PluginError>;
-}
+/// The host's services on the wire.
+#[derive(Clone)]
+pub(crate) struct Offer(HostServices, Asked);
 
-/// Knows who has attested.
-#[async_trait]
-pub trait AgentLookup: Send + Sync {
-    /// Whether the agent with this SPIFFE ID has attested.
-    ///
-    /// # Errors
-    /// When it cannot be found out.
-    async fn is_attested(&self, id: &str) -> Result<bool, PluginError>;
-}
-
-/// What the host offers. Plugins are loaded before the parts that it rests on stand; a plugin
-/// that asks too early is told so.
+/// Agents of which a plugin was told that they have not attested: it has its reasons to ask.
 #[derive(Clone, Default)]
-pub struct HostServices {
-    identity: Arc<OnceLock<Arc<dyn IdentitySource>>>,
-    agents: Arc<OnceLock<Arc<dyn AgentLookup>>>,
+pub(crate) struct Asked(Arc<Mutex<VecDeque<String>>>);
+
+impl Asked {
+    /// Whether the plugin goes on to attest this agent because it has not attested.
+    pub(crate) fn contains(&self, agent_id: &str) -> bool {
+        self.ids().iter().any(|it| it == agent_id)
+    }
+
+    fn note(&self, agent_id: &str, attested: bool) {
+        let mut ids = self.ids();
+        ids.retain(|it| it != agent_id);
+        // What is no SPIFFE ID may be of any length.
+        if !attested && agent_id.len() <= 2048 {
+            ids.truncate(MAX_ASKED - 1);
+            ids.push_front(agent_id.to_owned());
+        }
+    }
+
+    fn ids(&self) -> MutexGuard<'_, VecDeque<String>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
-impl HostServices {
-    /// What rests on nothing yet.
-    #[must_use]
-    pub fn new() -> Self {
-        Self::default()
-    }
-
-    /// From now on, plugins can ask who has attested. Only the first call counts.
-    pub fn provide_agents(&self, agents: Arc<dyn AgentLookup>) {
-        let _ = self.agents.set(agents);
-    }
-
-    /// From now on, plugins can have the server's identity. Only the first call counts.
-    pub fn provide_identity(&self, identity: Arc<dyn IdentitySource>) {
-        let _ = self.identity.set(identity);
-    }
-
+impl Offer {
     /// The names of the services, as they are advertised.
     pub(crate) fn names(side: Side) -> Vec<String> {
         let names: &[&str] = match side {
@@ -114,6 +91,7 @@ impl HostServices {
 /// A listening socket; dropped, it stops listening.
 pub(crate) struct HostSocket {
     path: String,
+    asked: Asked,
     _drain: drain::Drain,
     _directory: TempDir,
 }
@@ -131,12 +109,21 @@ impl HostSocket {
         let path = directory.path().join("host");
         let incoming = unix::bind(&path, 0o600, 0o700).map_err(|error| failed(&error))?;
         let (drain, watcher) = drain::channel();
+        let asked = Asked::default();
         let limits = Limits { max_connections: 64, drain_grace: Duration::ZERO, ..Limits::unix() };
-        let serving =
-            serve(UntrackedIncoming::from(incoming), services.router(side), limits, watcher);
+        let serving = serve(
+            UntrackedIncoming::from(incoming),
+            Offer(services.clone(), asked.clone()).router(side),
+            limits,
+            watcher,
+        );
         tasks.spawn_isolated("plugin_host_services", serving);
         let path = path.to_str().ok_or_else(|| LaunchError::Host("odd temporary path".into()))?;
-        Ok(Self { path: path.to_owned(), _drain: drain, _directory: directory })
+        Ok(Self { path: path.to_owned(), asked, _drain: drain, _directory: directory })
+    }
+
+    pub(crate) fn asked(&self) -> &Asked {
+        &self.asked
     }
 
     pub(crate) fn path(&self) -> &str {
@@ -145,15 +132,12 @@ impl HostSocket {
 }
 
 #[tonic::async_trait]
-impl identity::identity_provider_server::IdentityProvider for HostServices {
+impl identity::identity_provider_server::IdentityProvider for Offer {
     async fn fetch_x509_identity(
         &self,
         _: Request<identity::FetchX509IdentityRequest>,
     ) -> Result<Response<identity::FetchX509IdentityResponse>, Status> {
-        let source = self.identity.get().ok_or_else(|| {
-            Status::failed_precondition("IdentityProvider host service has not been initialized")
-        })?;
-        let found = source.x509_identity().await.map_err(|error| wire::status(&error))?;
+        let found = self.0.x509_identity().await.map_err(|error| wire::status(&error))?;
         let key = found.key.to_pkcs8_der();
         Ok(Response::new(identity::FetchX509IdentityResponse {
             identity: Some(identity::X509Identity {
@@ -166,16 +150,14 @@ impl identity::identity_provider_server::IdentityProvider for HostServices {
 }
 
 #[tonic::async_trait]
-impl agents::agent_store_server::AgentStore for HostServices {
+impl agents::agent_store_server::AgentStore for Offer {
     async fn get_agent_info(
         &self,
         request: Request<agents::GetAgentInfoRequest>,
     ) -> Result<Response<agents::GetAgentInfoResponse>, Status> {
-        let lookup = self.agents.get().ok_or_else(|| {
-            Status::failed_precondition("AgentStore host service has not been initialized")
-        })?;
         let agent_id = request.into_inner().agent_id;
-        let attested = lookup.is_attested(&agent_id).await.map_err(|error| wire::status(&error))?;
+        let attested = self.0.is_attested(&agent_id).await.map_err(|error| wire::status(&error))?;
+        self.1.note(&agent_id, attested);
         if !attested {
             return Err(Status::not_found("no such agent"));
         }
@@ -264,7 +246,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_plugin_that_asks_too_early_is_told_so() {
-        let services = HostServices::new();
+        let services = Offer(HostServices::new(), Asked::default());
         let request = Request::new(identity::FetchX509IdentityRequest {});
         let status = services.fetch_x509_identity(request).await.unwrap_err();
         assert_eq!(status.code(), tonic::Code::FailedPrecondition);
@@ -272,6 +254,19 @@ mod tests {
         let request = Request::new(agents::GetAgentInfoRequest::default());
         let status = services.get_agent_info(request).await.unwrap_err();
         assert_eq!(status.message(), "AgentStore host service has not been initialized");
+    }
+
+    #[test]
+    fn what_a_plugin_was_told_last_of_an_agent_is_remembered_for_a_bounded_number() {
+        let asked = Asked::default();
+        asked.note("a", false);
+        asked.note("b", true);
+        assert!(asked.contains("a") && !asked.contains("b"));
+        asked.note("a", true);
+        assert!(!asked.contains("a"));
+        (0..2 * MAX_ASKED).for_each(|number| asked.note(&number.to_string(), false));
+        assert_eq!(asked.ids().len(), MAX_ASKED);
+        assert!(asked.contains(&(2 * MAX_ASKED - 1).to_string()));
     }
 
     #[test]

@@ -27,7 +27,6 @@ mod swap;
 
 pub use config::{Source, hash};
 pub use error::{HostError, LaunchError};
-pub use host_services::{AgentLookup, HostServices, IdentitySource, X509Identity};
 pub use plugin::{Host, Plugin, rpc_text};
 pub use spawn::exec_if_asked;
 pub use spec::{Side, Spec};

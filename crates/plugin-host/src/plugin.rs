@@ -5,7 +5,7 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use steeple_plugin::{Code, Kind, PluginError};
+use steeple_plugin::{Code, HostServices, Kind, PluginError};
 use steeple_proto::plugin::Empty;
 use steeple_proto::plugin::grpc_controller_client::GrpcControllerClient;
 use steeple_proto::spire::service::common::config::v1::config_client::ConfigClient;
@@ -21,7 +21,7 @@ use tonic::{Response, Status};
 
 use crate::broker;
 use crate::error::HostError;
-use crate::host_services::{HostServices, HostSocket};
+use crate::host_services::{HostSocket, Offer};
 use crate::image::{Checksum, Image};
 use crate::output::Voice;
 use crate::process::Process;
@@ -62,7 +62,7 @@ struct Inner {
     trust_domain: TrustDomain,
     has_config: bool,
     process: Process,
-    _host: HostSocket,
+    host: HostSocket,
     _tasks: Tasks,
 }
 
@@ -100,7 +100,7 @@ impl Plugin {
             trust_domain: host.trust_domain.clone(),
             has_config,
             process,
-            _host: socket,
+            host: socket,
             _tasks: tasks,
         })))
     }
@@ -113,6 +113,11 @@ impl Plugin {
     /// Its name in configuration.
     pub fn name(&self) -> &str {
         &self.0.spec.name
+    }
+
+    /// Whether it was told that this agent has not attested, when it last asked.
+    pub(crate) fn asked_whether_attested(&self, agent_id: &str) -> bool {
+        self.0.host.asked().contains(agent_id)
     }
 
     /// Whether it takes a configuration.
@@ -279,7 +284,7 @@ pub fn rpc_text(error: &PluginError) -> String {
 }
 
 async fn init(spec: &Spec, process: &Process) -> Result<Vec<String>, HostError> {
-    let names = HostServices::names(spec.side);
+    let names = Offer::names(spec.side);
     let mut client =
         InitClient::new(process.channel.clone()).max_decoding_message_size(MAX_MESSAGE);
     let call = client.init(InitRequest { host_service_names: names });

@@ -11,8 +11,8 @@ use steeple_pki::{Bundle, JwtAuthority, KeyType, PublicKey, Signer};
 use steeple_plugin::{
     AgentAttributes, BundlePublisher, Challenger, CredentialComposer, KeyManager, LocalBundle,
     MintedX509Ca, NodeAttestor, NodeEvidence, Notifier, PluginError, PublishedJwtKeys,
-    StoredX509Svid, SvidStore, Updates, UpstreamAuthority, WorkloadAttestor, X509CaAttributes,
-    X509SvidAttributes,
+    StoredX509Svid, SvidStore, Updates, UpstreamAuthority, WorkloadAttestor, WorkloadReference,
+    X509CaAttributes, X509SvidAttributes,
 };
 use steeple_plugins::catalog::Made;
 use steeple_spiffe::{Selector, SpiffeId};
@@ -43,6 +43,7 @@ impl Slot {
             Made::SvidStore(it) => Made::SvidStore(it.clone()),
             Made::UpstreamAuthority(it) => Made::UpstreamAuthority(it.clone()),
             Made::WorkloadAttestor(it) => Made::WorkloadAttestor(it.clone()),
+            Made::Composite(it) => Made::Composite(it.clone()),
             Made::Core => Made::Core,
         }
     }
@@ -60,6 +61,8 @@ impl Slot {
             Made::SvidStore(_) => Made::SvidStore(it),
             Made::UpstreamAuthority(_) => Made::UpstreamAuthority(it),
             Made::WorkloadAttestor(_) => Made::WorkloadAttestor(it),
+            // Its parts were found when it was loaded.
+            Made::Composite(it) => Made::Composite(it.clone()),
             Made::Core => Made::Core,
         }
     }
@@ -108,6 +111,10 @@ impl NodeAttestor for Swapped {
     ) -> Result<AgentAttributes, PluginError> {
         current!(self, NodeAttestor).attest(payload, challenger).await
     }
+
+    fn once(&self, agent: &SpiffeId) -> bool {
+        current!(self, NodeAttestor).once(agent)
+    }
 }
 
 #[async_trait]
@@ -120,8 +127,16 @@ impl NodeEvidence for Swapped {
         current!(self, NodeEvidence).payload().await
     }
 
+    async fn payload_for(&self, key: &dyn Signer) -> Result<Vec<u8>, PluginError> {
+        current!(self, NodeEvidence).payload_for(key).await
+    }
+
     async fn respond(&self, challenge: &[u8]) -> Result<Vec<u8>, PluginError> {
         current!(self, NodeEvidence).respond(challenge).await
+    }
+
+    async fn end(&self) {
+        current!(self, NodeEvidence).end().await;
     }
 }
 
@@ -133,6 +148,14 @@ impl WorkloadAttestor for Swapped {
 
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>, PluginError> {
         current!(self, WorkloadAttestor).attest(pid).await
+    }
+
+    async fn attest_reference(
+        &self,
+        reference: &WorkloadReference,
+        caller: Option<&SpiffeId>,
+    ) -> Result<Vec<Selector>, PluginError> {
+        current!(self, WorkloadAttestor).attest_reference(reference, caller).await
     }
 }
 

@@ -11,13 +11,12 @@ use futures_util::StreamExt;
 use serde_json::{Map, Value};
 use steeple_pki::digest::Sha256;
 use steeple_pki::{Bundle, Certificate, JwtAuthority, KeyType, PrivateKey, SignatureAlgorithm};
+use steeple_plugin::{AgentLookup, HostServices, IdentitySource, X509Identity};
 use steeple_plugin::{
-    Caller, Challenger, Code, Kind, PluginError, StoredX509Svid, X509CaAttributes,
-    X509SvidAttributes, contract,
+    Caller, Challenger, Code, Kind, PluginError, StoredX509Svid, WorkloadReference,
+    X509CaAttributes, X509SvidAttributes, contract,
 };
-use steeple_plugin_host::{
-    AgentLookup, Host, HostError, HostServices, IdentitySource, Plugin, Side, Spec, X509Identity,
-};
+use steeple_plugin_host::{Host, HostError, Plugin, Side, Spec};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use steeple_testkit::TestCa;
 
@@ -75,6 +74,36 @@ async fn workload_attestors_keep_the_contract() {
 }
 
 #[tokio::test]
+async fn references_reach_a_workload_attestor_with_the_broker_that_asks() {
+    let plugin = load(Kind::WorkloadAttestor, Side::Agent, "workload-attestor", "").await;
+    let attestor = plugin.workload_attestor();
+    let broker = SpiffeId::parse("spiffe://example.org/broker").unwrap();
+    let reference = |name: &str, value: &[u8]| WorkloadReference {
+        type_url: format!("type.googleapis.com/{name}"),
+        value: value.to_vec(),
+    };
+    let known = reference("steeple.test.Reference", b"w");
+    let found = attestor.attest_reference(&known, Some(&broker)).await.unwrap();
+    assert_eq!(found[0].to_string(), format!("every:w:for:{broker}"));
+    let unknown = attestor.attest_reference(&reference("x", b""), Some(&broker)).await;
+    assert_eq!(unknown.unwrap_err().code, Code::Unimplemented);
+    let pid = [&[8_u8][..], &prost_varint(std::process::id())].concat();
+    let process = reference("spiffe.broker.WorkloadPIDReference", &pid);
+    let found = attestor.attest_reference(&process, None).await.unwrap();
+    assert_eq!(*found[0].value, *format!("pid:{}", std::process::id()));
+}
+
+fn prost_varint(mut number: u32) -> Vec<u8> {
+    let mut out = Vec::new();
+    while number >= 0x80 {
+        out.push(0x80 | (number & 0x7f) as u8);
+        number >>= 7;
+    }
+    out.push(number as u8);
+    out
+}
+
+#[tokio::test]
 async fn evidence_keeps_the_contract() {
     let settings = "payload = \"p\"";
     let plugin = load(Kind::NodeAttestor, Side::Agent, "node-evidence", settings).await;
@@ -126,6 +155,20 @@ async fn both_halves_attest_a_node_by_challenges() {
     // The empty one is left out.
     assert_eq!(found.selector_values, ["known:true", "host:spire.test"]);
     assert!(found.can_reattest);
+}
+
+#[tokio::test]
+async fn an_agent_that_a_plugin_lets_in_as_the_first_is_let_in_once() {
+    let judge = judge("").await;
+    for (name, once) in [("node", false), ("other", true)] {
+        let settings = format!("payload = \"{name}\"");
+        let half = load(Kind::NodeAttestor, Side::Agent, "node-evidence", &settings).await;
+        let evidence = half.node_evidence();
+        let payload = evidence.payload().await.unwrap();
+        let attestor = judge.node_attestor();
+        let found = attestor.attest(&payload, &mut Answers(evidence)).await.unwrap();
+        assert_eq!(attestor.once(&found.agent_id), once, "{name}");
+    }
 }
 
 /// Says what it was asked.

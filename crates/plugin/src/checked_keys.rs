@@ -67,6 +67,10 @@ impl Signer for CheckedKey {
         self.inner.public_key()
     }
 
+    fn holder(&self) -> Option<&dyn std::any::Any> {
+        self.inner.holder()
+    }
+
     async fn sign(
         &self,
         algorithm: SignatureAlgorithm,

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use steeple_runtime::{Clock, SystemClock};
 use steeple_spiffe::TrustDomain;
 
+use crate::HostServices;
+
 /// The kinds of plugin, by the names that configuration uses.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Kind {
@@ -99,12 +101,19 @@ pub struct HostContext {
     pub clock: Arc<dyn Clock>,
     /// The root of the process table: `/proc`, or what `HOST_PROC` says.
     pub proc_root: PathBuf,
+    /// What it may ask the server, once the server stands.
+    pub services: HostServices,
 }
 
 impl HostContext {
     /// The world as it usually is: the system's clock, `/proc`.
     pub fn new(trust_domain: TrustDomain) -> Self {
-        Self { trust_domain, clock: Arc::new(SystemClock), proc_root: PathBuf::from("/proc") }
+        Self {
+            trust_domain,
+            clock: Arc::new(SystemClock),
+            proc_root: PathBuf::from("/proc"),
+            services: HostServices::new(),
+        }
     }
 
     /// Sets the root of the process table, unless `host_proc` is empty.
@@ -113,6 +122,13 @@ impl HostContext {
         if let Some(root) = host_proc.filter(|root| !root.as_os_str().is_empty()) {
             self.proc_root = root;
         }
+        self
+    }
+
+    /// Sets what it may ask the server.
+    #[must_use]
+    pub fn with_services(mut self, services: HostServices) -> Self {
+        self.services = services;
         self
     }
 

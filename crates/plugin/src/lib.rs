@@ -16,10 +16,13 @@ mod checked_keys;
 pub mod contract;
 mod credential_composer;
 mod error;
+pub mod go_json;
 mod host;
+mod host_services;
 mod key_manager;
 mod node_attestor;
 mod notifier;
+pub mod settings;
 mod svid_store;
 mod upstream_authority;
 mod workload_attestor;
@@ -30,6 +33,9 @@ pub use credential_composer::{
 };
 pub use error::{Code, PluginError};
 pub use host::{HostContext, Kind};
+pub use host_services::{
+    AgentLookup, HostServices, IdentitySource, X509Identity, already_attested,
+};
 pub use key_manager::KeyManager;
 pub use node_attestor::{AgentAttributes, Caller, Challenger, NodeAttestor, NodeEvidence};
 pub use notifier::{BundlePublisher, Notifier};
@@ -37,4 +43,4 @@ pub use svid_store::{StoredX509Svid, SvidStore};
 pub use upstream_authority::{
     LocalBundle, MintedX509Ca, PublishedJwtKeys, Updates, UpstreamAuthority, no_updates,
 };
-pub use workload_attestor::WorkloadAttestor;
+pub use workload_attestor::{WorkloadAttestor, WorkloadReference};

@@ -1,7 +1,8 @@
 //! Proof of what a node is: a half that gives evidence (agent) and one that judges it (server).
 
 use async_trait::async_trait;
-use steeple_spiffe::SpiffeId;
+use steeple_pki::{PublicKey, Signer};
+use steeple_spiffe::{Selector, SpiffeId};
 
 use crate::PluginError;
 
@@ -20,6 +21,29 @@ pub trait NodeAttestor: Send + Sync {
         payload: &[u8],
         challenger: &mut dyn Challenger,
     ) -> Result<AgentAttributes, PluginError>;
+
+    /// Whether `can_reattest: false` for this agent means that it must not have attested before:
+    /// then the server records it only if it is not there, in one transaction. Else it overwrites
+    /// the record, as SPIRE does for an external plugin that never asked who has attested.
+    fn once(&self, _agent: &SpiffeId) -> bool {
+        true
+    }
+
+    /// The selectors that values of [`AgentAttributes`] are: of the plugin's name, but where it
+    /// speaks for others.
+    fn selectors(&self, values: &[String]) -> Vec<Selector> {
+        values.iter().map(|value| Selector::new(self.name(), value)).collect()
+    }
+
+    /// In whose name the IDs are that it gives: its own, but where it speaks for others.
+    fn namespace(&self) -> &str {
+        self.name()
+    }
+
+    /// The attestors whose evidence it wants together; none, but for a composite.
+    fn parts(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// The agent, as the judge sees it.
@@ -34,6 +58,12 @@ pub trait Challenger: Send {
     /// How the agent called.
     fn caller(&self) -> Caller {
         Caller::default()
+    }
+
+    /// The key that the agent wants its SVID for, possession of which it proved; unknown where
+    /// nobody said. For attestors whose evidence speaks of that very key.
+    fn requested_key(&self) -> Option<PublicKey> {
+        None
     }
 }
 
@@ -69,10 +99,22 @@ pub trait NodeEvidence: Send + Sync {
     /// When there is none.
     async fn payload(&self) -> Result<Vec<u8>, PluginError>;
 
+    /// As [`NodeEvidence::payload`], for attestors whose evidence speaks of the key that the
+    /// agent's SVID will have.
+    ///
+    /// # Errors
+    /// When there is none.
+    async fn payload_for(&self, _key: &dyn Signer) -> Result<Vec<u8>, PluginError> {
+        self.payload().await
+    }
+
     /// The response to a challenge of the server's half, in the attestation that the last
     /// [`NodeEvidence::payload`] began.
     ///
     /// # Errors
     /// When the challenge was not expected or cannot be met.
     async fn respond(&self, challenge: &[u8]) -> Result<Vec<u8>, PluginError>;
+
+    /// The attestation that the last [`NodeEvidence::payload`] began is over, well or not.
+    async fn end(&self) {}
 }

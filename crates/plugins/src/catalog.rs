@@ -9,10 +9,11 @@ use steeple_plugin::{
 };
 
 use crate::credential_composer::uniqueid;
-use crate::key_manager::{disk, memory, pkcs11};
-use crate::node_attestor::join_token;
+use crate::key_manager::{disk, memory, pkcs11, tpm as tpm_keys};
+use crate::node_attestor::{self, composite, join_token};
+use crate::svid_store::disk as svid_disk;
 use crate::upstream_authority::{disk as upstream_disk, spire};
-use crate::workload_attestor::unix;
+use crate::workload_attestor::{docker, k8s, slurm, systemd, unix};
 
 /// How much of a wrong name an error repeats.
 const MAX_ECHO: usize = 64;
@@ -51,13 +52,57 @@ pub enum Made {
     SvidStore(Arc<dyn SvidStore>),
     UpstreamAuthority(Arc<dyn UpstreamAuthority>),
     WorkloadAttestor(Arc<dyn WorkloadAttestor>),
+    /// Is made of plugins that stand beside it, once these were made.
+    Composite(Arc<composite::Settings>),
     /// Lives in the server's core; only its settings are known here.
     Core,
 }
 
-/// Every built-in plugin, sorted by side, kind and name. What SPIRE has besides, `steeple_config`
-/// knows; it refuses such a name with file and line.
-pub static BUILTINS: &[Builtin] = &[
+/// Both halves of node attestors, a line each: the module, which has `NAME`, `check_agent`,
+/// `agent`, `check_server` and `server`.
+macro_rules! node_attestors {
+    ($($($module:ident)::+),* $(,)?) => {
+        /// The built-in node attestors with two halves, sorted by name.
+        pub static NODE_ATTESTORS: &[[Builtin; 2]] = &[$([
+            Builtin {
+                side: Side::Agent,
+                kind: Kind::NodeAttestor,
+                name: $($module)::+::NAME,
+                check: $($module)::+::check_agent,
+                make: |data, host| $($module)::+::agent(data, host).map(Made::NodeEvidence),
+            },
+            Builtin {
+                side: Side::Server,
+                kind: Kind::NodeAttestor,
+                name: $($module)::+::NAME,
+                check: $($module)::+::check_server,
+                make: |data, host| $($module)::+::server(data, host).map(Made::NodeAttestor),
+            },
+        ]),*];
+    };
+}
+
+node_attestors! {
+    steeple_aws::node_attestor::aws_iid,
+    steeple_azure::node_attestor::azure_imds,
+    steeple_azure::node_attestor::azure_msi,
+    steeple_gcp::node_attestor::gcp_iit,
+    node_attestor::http_challenge,
+    node_attestor::k8s_psat,
+    node_attestor::sshpop,
+    node_attestor::tpm,
+    node_attestor::tpm_devid,
+    node_attestor::x509pop,
+}
+
+/// Every built-in plugin.
+pub fn builtins() -> impl Iterator<Item = &'static Builtin> {
+    BUILTINS.iter().chain(NODE_ATTESTORS.iter().flatten())
+}
+
+/// The other built-in plugins, sorted by side, kind and name. What SPIRE has besides,
+/// `steeple_config` knows; it refuses such a name with file and line.
+static BUILTINS: &[Builtin] = &[
     Builtin {
         side: Side::Agent,
         kind: Kind::KeyManager,
@@ -81,10 +126,59 @@ pub static BUILTINS: &[Builtin] = &[
     },
     Builtin {
         side: Side::Agent,
+        kind: Kind::KeyManager,
+        name: tpm_keys::NAME,
+        check: |data| tpm_keys::check(data).map(no_notes),
+        make: |data, host| tpm_keys::from_config(data, host).map(Made::KeyManager),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::NodeAttestor,
+        name: composite::NAME,
+        check: composite::check_agent,
+        make: |data, _| composite::agent(data).map(Made::Composite),
+    },
+    Builtin {
+        side: Side::Agent,
         kind: Kind::NodeAttestor,
         name: join_token::NAME,
         check: |data| join_token::check_agent(data).map(no_notes),
         make: |data, host| join_token::from_config(data, host).map(Made::NodeEvidence),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::SvidStore,
+        name: svid_disk::NAME,
+        check: |data| svid_disk::check(data).map(no_notes),
+        make: |data, host| svid_disk::from_config(data, host).map(Made::SvidStore),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::WorkloadAttestor,
+        name: docker::NAME,
+        check: docker::check,
+        make: |data, host| docker::from_config(data, host).map(Made::WorkloadAttestor),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::WorkloadAttestor,
+        name: k8s::NAME,
+        check: |data| k8s::check(data).map(no_notes),
+        make: |data, host| k8s::from_config(data, host).map(Made::WorkloadAttestor),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::WorkloadAttestor,
+        name: slurm::NAME,
+        check: |data| slurm::check(data).map(no_notes),
+        make: |data, host| slurm::from_config(data, host).map(Made::WorkloadAttestor),
+    },
+    Builtin {
+        side: Side::Agent,
+        kind: Kind::WorkloadAttestor,
+        name: systemd::NAME,
+        check: |data| systemd::check(data).map(no_notes),
+        make: |data, host| systemd::from_config(data, host).map(Made::WorkloadAttestor),
     },
     Builtin {
         side: Side::Agent,
@@ -124,6 +218,13 @@ pub static BUILTINS: &[Builtin] = &[
     Builtin {
         side: Side::Server,
         kind: Kind::NodeAttestor,
+        name: composite::NAME,
+        check: composite::check_server,
+        make: |data, _| composite::server(data).map(Made::Composite),
+    },
+    Builtin {
+        side: Side::Server,
+        kind: Kind::NodeAttestor,
         name: join_token::NAME,
         check: join_token::server_notes,
         make: |data, _| join_token::server_notes(data).map(|_| Made::Core),
@@ -146,7 +247,7 @@ pub static BUILTINS: &[Builtin] = &[
 
 /// The built-in plugin of this name.
 pub fn find(side: Side, kind: Kind, name: &str) -> Option<&'static Builtin> {
-    BUILTINS.iter().find(|it| (it.side, it.kind, it.name) == (side, kind, name))
+    builtins().find(|it| (it.side, it.kind, it.name) == (side, kind, name))
 }
 
 /// Makes the plugin that a configuration asks for; no `data` is no `plugin_data`.

@@ -6,14 +6,15 @@
 //! The invariant to protect: nothing outside a plugin's folder names its internals; a plugin is
 //! reached through [`catalog`], and taking it away means its folder and its line there.
 //!
-//! Start reading at [`catalog::BUILTINS`].
+//! Start reading at [`catalog::builtins`].
 
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod catalog;
-mod config;
 pub mod credential_composer;
 pub mod key_manager;
+mod kube;
 pub mod node_attestor;
+pub mod svid_store;
 pub mod upstream_authority;
 pub mod workload_attestor;

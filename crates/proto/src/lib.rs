@@ -26,6 +26,56 @@ mod redact;
 /// protojson.
 pub const DESCRIPTORS: &[u8] = include_bytes!("gen/descriptors.bin");
 
+/// Envoy's protocols, as far as SDS needs them.
+pub mod envoy {
+    /// Packages below `envoy.config`.
+    pub mod config {
+        /// Packages below `envoy.config.core`.
+        pub mod core {
+            /// Package `envoy.config.core.v3`.
+            pub mod v3 {
+                include!("gen/envoy.config.core.v3.rs");
+            }
+        }
+    }
+    /// Packages below `envoy.extensions`.
+    pub mod extensions {
+        /// Packages below `envoy.extensions.transport_sockets`.
+        pub mod transport_sockets {
+            /// Packages below `envoy.extensions.transport_sockets.tls`.
+            pub mod tls {
+                /// Package `envoy.extensions.transport_sockets.tls.v3`.
+                pub mod v3 {
+                    include!("gen/envoy.extensions.transport_sockets.tls.v3.rs");
+                }
+            }
+        }
+    }
+    /// Packages below `envoy.service`.
+    pub mod service {
+        /// Packages below `envoy.service.discovery`.
+        pub mod discovery {
+            /// Package `envoy.service.discovery.v3`.
+            pub mod v3 {
+                include!("gen/envoy.service.discovery.v3.rs");
+            }
+        }
+        /// Packages below `envoy.service.secret`.
+        pub mod secret {
+            /// Package `envoy.service.secret.v3`.
+            pub mod v3 {
+                include!("gen/envoy.service.secret.v3.rs");
+            }
+        }
+    }
+    /// Packages below `envoy.type`.
+    pub mod r#type {
+        /// Package `envoy.type.v3`.
+        pub mod v3 {
+            include!("gen/envoy.r#type.v3.rs");
+        }
+    }
+}
 /// Google's common types.
 pub mod google {
     /// `google.rpc`: the status in `grpc-status-details-bin`.
@@ -285,6 +335,50 @@ pub mod spire {
                 pub mod v1 {
                     include!("gen/spire.service.private.init.v1.rs");
                 }
+            }
+        }
+    }
+}
+/// Steeple's own protocols.
+pub mod steeple {
+    /// Packages below `steeple.agent`.
+    pub mod agent {
+        /// Packages below `steeple.agent.delegation`.
+        pub mod delegation {
+            /// Package `steeple.agent.delegation.v1`.
+            pub mod v1 {
+                include!("gen/steeple.agent.delegation.v1.rs");
+            }
+        }
+        /// Packages below `steeple.agent.explain`.
+        pub mod explain {
+            /// Package `steeple.agent.explain.v1`.
+            pub mod v1 {
+                include!("gen/steeple.agent.explain.v1.rs");
+            }
+        }
+    }
+    /// Packages below `steeple.server`.
+    pub mod server {
+        /// Packages below `steeple.server.explain`.
+        pub mod explain {
+            /// Package `steeple.server.explain.v1`.
+            pub mod v1 {
+                include!("gen/steeple.server.explain.v1.rs");
+            }
+        }
+        /// Packages below `steeple.server.jointoken`.
+        pub mod jointoken {
+            /// Package `steeple.server.jointoken.v1`.
+            pub mod v1 {
+                include!("gen/steeple.server.jointoken.v1.rs");
+            }
+        }
+        /// Packages below `steeple.server.push`.
+        pub mod push {
+            /// Package `steeple.server.push.v1`.
+            pub mod v1 {
+                include!("gen/steeple.server.push.v1.rs");
             }
         }
     }

@@ -19,11 +19,38 @@ mod workload {
     redacted!(X509svid, Jwtsvid, Witsvid, ValidateJwtsvidRequest);
 }
 
+mod envoy {
+    use super::fmt;
+    use crate::envoy::config::core::v3::{DataSource, data_source};
+    use crate::envoy::extensions::transport_sockets::tls::v3::{Secret, TlsCertificate, secret};
+    use crate::envoy::service::discovery::v3::{
+        DeltaDiscoveryResponse, DiscoveryResponse, Resource,
+    };
+
+    redacted!(
+        DataSource,
+        data_source::Specifier,
+        Secret,
+        secret::Type,
+        TlsCertificate,
+        DeltaDiscoveryResponse,
+        DiscoveryResponse,
+        Resource,
+    );
+}
+
 mod broker {
     use super::fmt;
     use crate::spiffe::broker::{Jwtsvid, X509svid};
 
     redacted!(X509svid, Jwtsvid);
+}
+
+mod delegation {
+    use super::fmt;
+    use crate::steeple::agent::delegation::v1::SvidWithKey;
+
+    redacted!(SvidWithKey);
 }
 
 mod types {
@@ -39,6 +66,13 @@ mod agent {
     use crate::spire::api::server::agent::v1::{AttestAgentRequest, CreateJoinTokenRequest};
 
     redacted!(AttestAgentRequest, CreateJoinTokenRequest, X509svidWithKey);
+}
+
+mod jointoken {
+    use super::fmt;
+    use crate::steeple::server::jointoken::v1::CreateJoinTokenResponse;
+
+    redacted!(CreateJoinTokenResponse);
 }
 
 mod common {

@@ -6,6 +6,8 @@ use std::time::Duration;
 const MULTIPLIER: f64 = 1.5;
 /// How far a wait may stray from its nominal length, either way.
 const JITTER: f64 = 0.10;
+/// How much of that is the same every time, for those who are to drift apart.
+const STEADY: f64 = 0.7;
 /// The cap of the waits when none is given, as a multiple of the first.
 const DEFAULT_MAX_MULTIPLE: u32 = 24;
 
@@ -16,6 +18,8 @@ pub struct Backoff {
     max: Duration,
     current: Duration,
     rng: fastrand::Rng,
+    /// Where in `0.0..1.0` this one stands among its kind, if it is to keep its place.
+    place: Option<f64>,
 }
 
 impl Backoff {
@@ -31,13 +35,27 @@ impl Backoff {
 
     /// As [`Backoff::new`], with a random source of the caller's, so that a test can repeat it.
     pub fn with_rng(interval: Duration, max: Duration, rng: fastrand::Rng) -> Self {
-        Self { initial: interval, max, current: interval, rng }
+        Self { initial: interval, max, current: interval, rng, place: None }
+    }
+
+    /// Keeps most of the jitter the same for a `seed`: of many who began at the same moment each
+    /// drifts away from the others, the further the longer it lasts, where chance alone would keep
+    /// them together.
+    #[must_use]
+    pub fn drifting(mut self, seed: u64) -> Self {
+        self.place = Some((seed >> 11) as f64 / (1u64 << 53) as f64);
+        self
     }
 
     /// How long to wait before the next attempt.
     #[expect(clippy::should_implement_trait, reason = "it never ends, so it is no iterator")]
     pub fn next(&mut self) -> Duration {
-        let spread = 1.0 + JITTER * (2.0 * self.rng.f64() - 1.0);
+        let chance = self.rng.f64();
+        let jitter = match self.place {
+            Some(place) => STEADY * place + (1.0 - STEADY) * chance,
+            None => chance,
+        };
+        let spread = 1.0 + JITTER * (2.0 * jitter - 1.0);
         let wait = self.current.mul_f64(spread);
         self.current = if self.current >= self.max.div_f64(MULTIPLIER) {
             self.max
@@ -71,6 +89,18 @@ mod tests {
         }
         backoff.reset();
         assert!(nominal(6400, backoff.next()));
+    }
+
+    #[test]
+    fn a_fleet_drifts_apart_within_the_usual_jitter() {
+        let until = |seed: u64| {
+            let second = Duration::from_secs(1);
+            let mut backoff = Backoff::new(second, second).drifting(seed);
+            (0..100).map(|_| backoff.next()).sum::<Duration>().as_secs_f64()
+        };
+        let (first, last) = (until(0), until(u64::MAX));
+        assert!((90.0..95.0).contains(&first), "{first}");
+        assert!((105.0..110.0).contains(&last), "{last}");
     }
 
     #[test]

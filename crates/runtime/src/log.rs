@@ -172,9 +172,25 @@ pub enum LogError {
 /// When the file cannot be opened, or the process logs already.
 pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
     let (subscriber, handle) = subscriber(config)?;
+    set_global(subscriber)?;
+    Ok(handle)
+}
+
+/// As [`init`], for a program whose standard output belongs to another: what has
+/// no file goes to standard error.
+///
+/// # Errors
+/// When the file cannot be opened, or the process logs already.
+pub fn init_on_stderr(config: &LogConfig) -> Result<LogHandle, LogError> {
+    let (subscriber, handle) = writing_to(config, Output::stderr())?;
+    set_global(subscriber)?;
+    Ok(handle)
+}
+
+fn set_global(subscriber: impl tracing::Subscriber + Send + Sync) -> Result<(), LogError> {
     tracing::subscriber::set_global_default(subscriber).map_err(|_| LogError::AlreadySetUp)?;
     std::panic::set_hook(Box::new(log_panic));
-    Ok(handle)
+    Ok(())
 }
 
 /// What [`init`] makes global, for those who want it for a scope only.
@@ -184,8 +200,15 @@ pub fn init(config: &LogConfig) -> Result<LogHandle, LogError> {
 pub fn subscriber(
     config: &LogConfig,
 ) -> Result<(impl tracing::Subscriber + Send + Sync + 'static, LogHandle), LogError> {
+    writing_to(config, Output::stdout())
+}
+
+fn writing_to(
+    config: &LogConfig,
+    unless_file: Output,
+) -> Result<(impl tracing::Subscriber + Send + Sync + 'static, LogHandle), LogError> {
     let output = match &config.file {
-        None => Output::stdout(),
+        None => unless_file,
         Some(path) => {
             Output::file(path).map_err(|source| LogError::Open { path: path.clone(), source })?
         }

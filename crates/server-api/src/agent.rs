@@ -1,6 +1,6 @@
 //! `spire.api.server.agent.v1.Agent`.
 
-mod attest;
+pub(crate) mod attest;
 
 use std::sync::Arc;
 
@@ -11,6 +11,7 @@ use steeple_server_core::ids::RawId;
 use steeple_server_core::time::parse_filter_time;
 use tonic::{Code, Request, Response, Status, Streaming};
 
+use crate::agent::attest::Attestations;
 use crate::call::{About, Call, log_call};
 use crate::convert::{
     self, UnknownMatch, agent_message, count, raw_id, selector_match, x509_svid_message,
@@ -20,6 +21,7 @@ use crate::status::Answer;
 /// The Agent service.
 pub(crate) struct AgentService {
     pub(crate) agents: Arc<Agents>,
+    pub(crate) attestations: Attestations,
 }
 
 /// A filter of either method that has one.
@@ -121,8 +123,8 @@ impl pb::agent_server::Agent for AgentService {
         request: Request<Streaming<pb::AttestAgentRequest>>,
     ) -> Result<Response<Self::AttestAgentStream>, Status> {
         let call = Call::of(&request)?;
-        let agents = Arc::clone(&self.agents);
-        Ok(Response::new(attest::begin(call, agents, request.into_inner())))
+        let (agents, attestations) = (Arc::clone(&self.agents), self.attestations.clone());
+        Ok(Response::new(attest::begin(call, agents, attestations, request.into_inner())))
     }
 
     async fn renew_agent(

@@ -75,7 +75,7 @@ pub(crate) fn raw_selectors(selectors: Vec<types::Selector>) -> Vec<RawSelector>
         .collect()
 }
 
-fn selector_messages(selectors: &[Selector]) -> Vec<types::Selector> {
+pub(crate) fn selector_messages(selectors: &[Selector]) -> Vec<types::Selector> {
     selectors
         .iter()
         .map(|selector| types::Selector {

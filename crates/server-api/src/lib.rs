@@ -18,17 +18,20 @@ mod call;
 mod convert;
 mod debug;
 mod entry;
+mod explain;
 mod federation;
 mod health;
 mod judge;
 mod limit;
 mod logger;
 mod name;
+mod push;
 mod stack;
 mod status;
 mod svid;
 mod table;
 mod tap;
+mod token;
 mod turns;
 
 use std::convert::Infallible;
@@ -46,6 +49,8 @@ use steeple_proto::spire::api::server::localauthority::v1::local_authority_serve
 use steeple_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use steeple_proto::spire::api::server::svid::v1::svid_server::SvidServer;
 use steeple_proto::spire::api::server::trustdomain::v1::trust_domain_server::TrustDomainServer;
+use steeple_proto::steeple::server::explain::v1::explain_server::ExplainServer;
+use steeple_proto::steeple::server::jointoken::v1::join_token_server::JoinTokenServer;
 use steeple_runtime::Clock;
 use steeple_runtime::log::LogHandle;
 use steeple_server_core::ServerSvid;
@@ -54,8 +59,12 @@ use steeple_server_core::agents::Agents;
 use steeple_server_core::authorities::Authorities;
 use steeple_server_core::bundles::Bundles;
 use steeple_server_core::entries::Entries;
+use steeple_server_core::explain::Explainer;
+use steeple_server_core::explain::agent::AgentExplainer;
 use steeple_server_core::federation::Federation;
+use steeple_server_core::push::Push;
 use steeple_server_core::svids::Svids;
+use steeple_server_core::tokens::Tokens;
 use steeple_spiffe::TrustDomain;
 use steeple_store::Store;
 use tokio::sync::{Mutex, watch};
@@ -67,18 +76,22 @@ use tower_service::Service;
 pub use limit::{LimitBy, RateLimits};
 
 use crate::agent::AgentService;
+use crate::agent::attest::Attestations;
 use crate::audit::Audit;
 use crate::authority::AuthorityService;
 use crate::bundle::BundleService;
 use crate::debug::DebugService;
 use crate::entry::EntryService;
+use crate::explain::ExplainService;
 use crate::federation::FederationService;
 use crate::health::HealthService;
 use crate::judge::Judge;
 use crate::limit::Limits;
 use crate::logger::LoggerService;
+use crate::push::PushService;
 use crate::stack::{Gate, Stack};
 use crate::svid::SvidService;
+use crate::token::TokenService;
 use crate::turns::Turns;
 
 /// Requests may be compressed so, as they may for SPIRE; answers are not. What a message unpacks
@@ -91,8 +104,14 @@ pub struct Parts {
     pub trust_domain: TrustDomain,
     /// The use cases.
     pub entries: Entries,
+    /// Who gets an entry, and why.
+    pub explainer: Explainer,
+    /// Explains how agents stand, and who was refused.
+    pub agent_explainer: AgentExplainer,
     /// The use cases.
     pub agents: Agents,
+    /// The use cases.
+    pub tokens: Tokens,
     /// The use cases.
     pub svids: Svids,
     /// The use cases.
@@ -113,6 +132,8 @@ pub struct Parts {
     pub svid: watch::Receiver<ServerSvid>,
     /// The time.
     pub clock: Arc<dyn Clock>,
+    /// Where agents are told that it is worth asking; none, and they poll.
+    pub push: Option<Push>,
     /// An operator's own authorisation policy, in place of the built-in rules.
     pub policy: Option<steeple_policy::Engine>,
     /// How much each caller may ask for.
@@ -153,8 +174,11 @@ pub fn apis(parts: Parts) -> Apis<impl GrpcService, impl GrpcService> {
     let bundles = parts.bundles.clone();
     let shared = Router::new()
         .add_service(
-            AgentServer::new(AgentService { agents: Arc::new(parts.agents) })
-                .accept_compressed(GZIP),
+            AgentServer::new(AgentService {
+                agents: Arc::new(parts.agents),
+                attestations: Attestations::default(),
+            })
+            .accept_compressed(GZIP),
         )
         .add_service(
             BundleServer::new(BundleService { bundles: bundles.clone() }).accept_compressed(GZIP),
@@ -162,6 +186,16 @@ pub fn apis(parts: Parts) -> Apis<impl GrpcService, impl GrpcService> {
         .add_service(
             EntryServer::new(EntryService { entries: Arc::new(parts.entries) })
                 .accept_compressed(GZIP),
+        )
+        .add_service(
+            ExplainServer::new(ExplainService {
+                explainer: parts.explainer,
+                agents: parts.agent_explainer,
+            })
+            .accept_compressed(GZIP),
+        )
+        .add_service(
+            JoinTokenServer::new(TokenService { tokens: parts.tokens }).accept_compressed(GZIP),
         )
         .add_service(
             SvidServer::new(SvidService { svids: Arc::new(parts.svids) }).accept_compressed(GZIP),
@@ -179,6 +213,10 @@ pub fn apis(parts: Parts) -> Apis<impl GrpcService, impl GrpcService> {
             })
             .accept_compressed(GZIP),
         );
+    let shared = match parts.push {
+        Some(push) => shared.add_service(PushService { push }),
+        None => shared,
+    };
     let local = shared
         .clone()
         .add_service(LoggerServer::new(LoggerService { log: parts.log }).accept_compressed(GZIP))

@@ -185,7 +185,7 @@ impl Limits {
 }
 
 /// What counts as one address: of IPv6 the /64, all of which one host has.
-fn site(address: IpAddr) -> IpAddr {
+pub(crate) fn site(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
         address => address,

@@ -356,21 +356,24 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// A message over the size limit gets the code and the words that grpc-go has for it.
 fn words_of_grpc(mut response: Response<Body>) -> Response<Body> {
-    let Some(status) = Status::from_header_map(response.headers()) else { return response };
-    if status.code() != Code::OutOfRange {
-        return response;
+    let status = Status::from_header_map(response.headers());
+    if let Some(status) = status.as_ref().and_then(too_large) {
+        // Fails for a text that no header can hold; digits and these words fit.
+        let _ = status.add_header(response.headers_mut());
     }
-    let mut numbers =
-        status.message().split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
-    let (true, Some(found), Some(limit)) =
-        (status.message().contains("length too large"), numbers.next(), numbers.next())
-    else {
-        return response;
-    };
-    let text = format!("grpc: received message larger than max ({found} vs. {limit})");
-    // Fails for a text that no header can hold; digits and these words fit.
-    let _ = Status::resource_exhausted(text).add_header(response.headers_mut());
     response
+}
+
+/// What grpc-go says of a message over the size limit, if that is what happened.
+pub(crate) fn too_large(status: &Status) -> Option<Status> {
+    let text = status.message();
+    if status.code() != Code::OutOfRange || !text.contains("length too large") {
+        return None;
+    }
+    let mut numbers = text.split(|c: char| !c.is_ascii_digit()).filter(|n| !n.is_empty());
+    let (found, limit) = (numbers.next()?, numbers.next()?);
+    let text = format!("grpc: received message larger than max ({found} vs. {limit})");
+    Some(Status::resource_exhausted(text))
 }
 
 #[cfg(test)]

@@ -94,6 +94,8 @@ impl Answer for AgentError {
             Self::Evidence(_)
             | Self::UnknownJoinToken
             | Self::ExpiredJoinToken
+            | Self::UsedUpJoinToken
+            | Self::ReservedToken
             | Self::NoRenewParams
             | Self::MissingCsr
             | Self::Csr(_)
@@ -104,7 +106,12 @@ impl Answer for AgentError {
             | Self::Selectors(_) => Code::InvalidArgument,
             Self::NoAttestor(_) => Code::FailedPrecondition,
             Self::Attestor(error) => Code::from_i32(error.code.number()),
-            Self::Banned(_) | Self::MustReattest => Code::PermissionDenied,
+            Self::Banned(_)
+            | Self::NotAdmitted(_)
+            | Self::OnlyAsPart(_)
+            | Self::PartUsed(_)
+            | Self::JoinTokenAddress
+            | Self::MustReattest => Code::PermissionDenied,
             Self::NotFound => Code::NotFound,
             Self::ServerId | Self::OthersId(_) | Self::JoinTokenId(_) | Self::Sign(_) => {
                 Code::Internal
@@ -249,7 +256,7 @@ fn of_store(error: &StoreError) -> Code {
 }
 
 /// A store's error where only a malformed page or filter is the caller's doing.
-fn of_read(error: &StoreError) -> Code {
+pub(crate) fn of_read(error: &StoreError) -> Code {
     match error {
         StoreError::Invalid(_) => Code::InvalidArgument,
         StoreError::Unavailable(_) => Code::Unavailable,

@@ -31,7 +31,8 @@ pub(crate) fn row(path: &str, local: bool) -> Option<&'static Row> {
 impl Row {
     /// Whether requests or answers are a stream of messages.
     pub(crate) fn is_stream(&self) -> bool {
-        let streams = ["Agent/AttestAgent", "Entry/SyncAuthorizedEntries", "Health/Watch"];
+        let streams =
+            ["Agent/AttestAgent", "Entry/SyncAuthorizedEntries", "Health/Watch", "Push/Watch"];
         streams.iter().any(|stream| self.path.ends_with(stream))
     }
 
@@ -83,6 +84,7 @@ const STATUS: Toll = Toll::PerCall(Bucket::Status, "post status rate limiting");
 const ADMIN: Toll = Toll::PerCall(Bucket::Admin, "admin rate limiting");
 const READ_BUNDLE: Toll = Toll::PerCall(Bucket::Bundle, "bundle rate limiting");
 const SYNC: Toll = Toll::PerCall(Bucket::Sync, "entry sync rate limiting");
+const PUSH: Toll = Toll::PerCall(Bucket::Sync, "push rate limiting");
 
 /// Every method of the server's APIs, in the order of services and descriptors.
 #[rustfmt::skip]
@@ -151,6 +153,16 @@ pub(crate) static TABLE: &[Row] = &[
     limited("/spire.api.server.localauthority.v1.LocalAuthority/TaintWITAuthority", OPERATOR, ADMIN),
     limited("/spire.api.server.localauthority.v1.LocalAuthority/RevokeWITAuthority", OPERATOR, ADMIN),
 
+    // Ours; a policy made for SPIRE does not know it, and agents then poll.
+    limited("/steeple.server.push.v1.Push/Watch", AGENT, PUSH),
+
+    limited("/steeple.server.explain.v1.Explain/ExplainAgent", OPERATOR, ADMIN),
+    limited("/steeple.server.explain.v1.Explain/ExplainEntry", OPERATOR, ADMIN),
+
+    limited("/steeple.server.jointoken.v1.JoinToken/CreateJoinToken", OPERATOR, ADMIN),
+    limited("/steeple.server.jointoken.v1.JoinToken/ListJoinTokens", OPERATOR, ADMIN),
+    limited("/steeple.server.jointoken.v1.JoinToken/RevokeJoinToken", OPERATOR, ADMIN),
+
     on_socket("/spire.api.server.logger.v1.Logger/GetLogger", LOCAL),
     on_socket("/spire.api.server.logger.v1.Logger/SetLogLevel", LOCAL),
     on_socket("/spire.api.server.logger.v1.Logger/ResetLogLevel", LOCAL),
@@ -173,7 +185,8 @@ mod tests {
         let files = FileDescriptorSet::decode(steeple_proto::DESCRIPTORS).unwrap();
         let mut paths = BTreeSet::new();
         for file in files.file {
-            if !file.package().starts_with("spire.api.server.") {
+            let package = file.package();
+            if !["spire.api.server.", "steeple.server."].iter().any(|it| package.starts_with(it)) {
                 continue;
             }
             for service in &file.service {

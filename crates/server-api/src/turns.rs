@@ -6,6 +6,7 @@
 //! those without an identity are held back by the rate limits.
 
 use std::collections::HashMap;
+use std::hash::Hash;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -31,14 +32,15 @@ const AT_ONCE: usize = 32;
 const WAITING: usize = 1024;
 
 /// The turns of every caller.
-#[derive(Debug, Default)]
-pub(crate) struct Turns {
-    callers: Mutex<Callers>,
+#[derive(Debug)]
+pub(crate) struct Turns<K = SpiffeId> {
+    callers: Mutex<Callers<K>>,
+    at_once: usize,
 }
 
-#[derive(Debug, Default)]
-struct Callers {
-    by_id: HashMap<SpiffeId, Weak<Seats>>,
+#[derive(Debug)]
+struct Callers<K> {
+    by_id: HashMap<K, Weak<Seats>>,
     /// The size at which those that have gone are looked for.
     sweep_at: usize,
 }
@@ -59,8 +61,8 @@ pub(crate) struct Turn {
 
 /// A caller has more calls open than any agent needs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
-#[error("too many calls at once: {AT_ONCE} are under way and {WAITING} wait")]
-pub(crate) struct TooMany;
+#[error("too many calls at once: {0} are under way and {WAITING} wait")]
+pub(crate) struct TooMany(usize);
 
 impl Answer for TooMany {
     fn code(&self) -> Code {
@@ -72,17 +74,29 @@ impl Answer for TooMany {
     }
 }
 
-impl Turns {
+impl Default for Turns {
+    fn default() -> Self {
+        Self::new(AT_ONCE)
+    }
+}
+
+impl<K: Clone + Eq + Hash> Turns<K> {
+    /// So many turns for each caller.
+    pub(crate) fn new(at_once: usize) -> Self {
+        let callers = Mutex::new(Callers { by_id: HashMap::new(), sweep_at: 0 });
+        Self { callers, at_once }
+    }
+
     /// Waits for a turn of this caller's.
     ///
     /// # Errors
     /// [`TooMany`], at once.
-    pub(crate) async fn take(&self, caller: &SpiffeId) -> Result<Turn, TooMany> {
+    pub(crate) async fn take(&self, caller: &K) -> Result<Turn, TooMany> {
         let seats = self.seats(caller);
         let permit = match Arc::clone(&seats.free).try_acquire_owned() {
             Ok(permit) => permit,
             Err(_taken) => {
-                let _waiter = Waiter::begin(&seats)?;
+                let _waiter = Waiter::begin(&seats).ok_or(TooMany(self.at_once))?;
                 let free = Arc::clone(&seats.free);
                 free.acquire_owned().await.expect("nobody closes the semaphore")
             }
@@ -90,7 +104,7 @@ impl Turns {
         Ok(Turn { _permit: permit, _seats: seats })
     }
 
-    fn seats(&self, caller: &SpiffeId) -> Arc<Seats> {
+    fn seats(&self, caller: &K) -> Arc<Seats> {
         let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(seats) = callers.by_id.get(caller).and_then(Weak::upgrade) {
             return seats;
@@ -99,7 +113,7 @@ impl Turns {
             callers.by_id.retain(|_, seats| seats.strong_count() > 0);
             callers.sweep_at = 2 * callers.by_id.len() + 64;
         }
-        let free = Arc::new(Semaphore::new(AT_ONCE));
+        let free = Arc::new(Semaphore::new(self.at_once));
         let seats = Arc::new(Seats { free, waiting: AtomicUsize::new(0) });
         callers.by_id.insert(caller.clone(), Arc::downgrade(&seats));
         seats
@@ -110,13 +124,9 @@ impl Turns {
 struct Waiter<'a>(&'a Seats);
 
 impl<'a> Waiter<'a> {
-    fn begin(seats: &'a Seats) -> Result<Self, TooMany> {
+    fn begin(seats: &'a Seats) -> Option<Self> {
         let waiter = Self(seats);
-        if seats.waiting.fetch_add(1, Ordering::Relaxed) < WAITING {
-            Ok(waiter)
-        } else {
-            Err(TooMany)
-        }
+        (seats.waiting.fetch_add(1, Ordering::Relaxed) < WAITING).then_some(waiter)
     }
 }
 
@@ -229,7 +239,10 @@ mod tests {
         for waiter in &mut waiting {
             assert!(once(waiter.as_mut()).is_none());
         }
-        assert_eq!(once(Box::pin(turns.take(&agent)).as_mut()).unwrap().unwrap_err(), TooMany);
+        assert_eq!(
+            once(Box::pin(turns.take(&agent)).as_mut()).unwrap().unwrap_err(),
+            TooMany(AT_ONCE)
+        );
         waiting.clear();
         assert!(once(Box::pin(turns.take(&agent)).as_mut()).is_none());
     }

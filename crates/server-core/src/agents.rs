@@ -1,26 +1,33 @@
 //! Agents: attestation, renewal, bans, evictions, join tokens.
 
+mod admit;
+mod joining;
+
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use steeple_ca::{CaError, Credentials};
 use steeple_pki::Certificate;
 use steeple_pki::csr::{Csr, CsrError};
-use steeple_plugin::{Challenger, NodeAttestor, PluginError};
+use steeple_plugin::{Challenger, NodeAttestor, PluginError, already_attested};
 use steeple_spiffe::{IdError, Selector, SpiffeId, TrustDomain};
 use steeple_store::model::{
-    AttestedNode, JoinToken, MatchBehavior, NewEntry, NodeFilter, NodeUpdate, Page, SelectorFilter,
+    AttestedNode, MatchBehavior, NodeFilter, NodeUpdate, Page, SelectorFilter,
 };
-use steeple_store::{JoinTokenError, Store, StoreError};
+use steeple_store::{Store, StoreError};
+
+pub use admit::{COMPOSITE, NotAdmitted, PART_ID, PART_ONCE};
 
 use crate::access::{AgentCaller, Operator};
+use crate::admission::Admission;
 use crate::entries::{EntryRule, RawSelector, selectors};
 use crate::ids::{self, IdRule, RawId};
 use crate::index::AuthorizedIndex;
 use crate::signing::SigningPool;
 use crate::text::Quoted;
 use crate::time::unix_seconds;
+use crate::tokens::PREFIX;
 
 /// The attestor that is part of the API itself (NL-04).
 const JOIN_TOKEN: &str = "join_token";
@@ -38,6 +45,10 @@ pub enum AgentError {
     UnknownJoinToken,
     #[error("join token expired")]
     ExpiredJoinToken,
+    #[error("failed to attest: join token does not let more nodes join")]
+    UsedUpJoinToken,
+    #[error("failed to attest: join token may not be used from this address")]
+    JoinTokenAddress,
     #[error("failed to create join token ID")]
     JoinTokenId(#[source] IdError),
     #[error("error getting node attestor")]
@@ -48,6 +59,12 @@ pub enum AgentError {
     ServerId,
     #[error("agent ID {:?} is not the node attestor's to give", .0.as_str())]
     OthersId(SpiffeId),
+    #[error("failed to attest: node does not satisfy the attestation policy")]
+    NotAdmitted(Box<NotAdmitted>),
+    #[error("failed to attest: node attestor {0} is accepted only as part of a composite")]
+    OnlyAsPart(Quoted),
+    #[error("failed to attest: the evidence of a part has already been used by another agent")]
+    PartUsed(SpiffeId),
     #[error("failed to attest: agent is banned")]
     Banned(SpiffeId),
     #[error("agent must reattest instead of renew")]
@@ -68,6 +85,8 @@ pub enum AgentError {
     LongVersion,
     #[error("ttl is required, you must provide one")]
     NoTtl,
+    #[error("join tokens that begin with \"{PREFIX}\" are made by the server")]
+    ReservedToken,
     #[error("invalid join token")]
     BadToken(#[source] IdError),
     #[error("failed to parse selectors")]
@@ -108,6 +127,8 @@ pub enum EvidenceRule {
     Kind,
     #[error("missing attestation data payload")]
     Payload,
+    #[error("attestation data payload is too large")]
+    LargePayload,
 }
 
 /// No attestor of that name is configured.
@@ -175,6 +196,8 @@ pub struct AgentsConfig {
     pub attestors: Vec<Arc<dyn NodeAttestor>>,
     /// Gives each agent the selector `spiffe_id:<its id>` (SC-29).
     pub id_as_selector: bool,
+    /// Who is let in, and who was not.
+    pub admission: Arc<Admission>,
 }
 
 /// The use cases about agents.
@@ -186,6 +209,9 @@ pub struct Agents {
     trust_domain: TrustDomain,
     attestors: HashMap<String, Arc<dyn NodeAttestor>>,
     id_as_selector: bool,
+    admission: Arc<Admission>,
+    /// Held while composites are recorded whose later parts count once.
+    parts: tokio::sync::Mutex<()>,
 }
 
 /// What the evidence proved.
@@ -212,6 +238,8 @@ impl Agents {
             trust_domain: config.trust_domain,
             attestors,
             id_as_selector: config.id_as_selector,
+            admission: config.admission,
+            parts: tokio::sync::Mutex::new(()),
         }
     }
 
@@ -226,29 +254,61 @@ impl Agents {
         challenger: &mut dyn Challenger,
         now: SystemTime,
     ) -> Result<AgentSvid, AgentError> {
+        let (kind, address) = (evidence.kind.clone(), challenger.caller().ip);
+        let attested = self.attest_by(evidence, challenger, now).await;
+        if let Err(error) = &attested {
+            self.note_refusal(&kind, &address, error, now);
+        }
+        attested
+    }
+
+    async fn attest_by(
+        &self,
+        evidence: Evidence,
+        challenger: &mut dyn Challenger,
+        now: SystemTime,
+    ) -> Result<AgentSvid, AgentError> {
         if evidence.kind == JOIN_TOKEN {
-            return self.attest_by_join_token(evidence, now).await;
+            return self.attest_by_join_token(evidence, &challenger.caller().ip, now).await;
         }
         let attestor = self
             .attestors
             .get(&evidence.kind)
             .ok_or_else(|| AgentError::NoAttestor(UnknownAttestor(Quoted::new(&evidence.kind))))?;
+        self.check_alone(&evidence.kind)?;
         let attributes =
             attestor.attest(&evidence.payload, challenger).await.map_err(AgentError::Attestor)?;
-        let selectors = attributes
-            .selector_values
-            .iter()
-            .map(|value| Selector::new(&evidence.kind, value))
-            .collect();
+        let selectors = attestor.selectors(&attributes.selector_values);
         let proven =
             Proven { id: attributes.agent_id, selectors, can_reattest: attributes.can_reattest };
-        self.check_agent_id(&proven.id, &evidence.kind)?;
-        self.check_not_banned(&proven.id).await?;
+        self.check_agent_id(&proven.id, attestor.namespace())?;
+        // Evidence that counts once is refused before the work, and again with the record: of two
+        // agents that come at the same time, only the datastore can tell who was first.
+        let once = !proven.can_reattest && attestor.once(&proven.id);
+        let used = || AgentError::Attestor(already_attested(&evidence.kind, &proven.id));
+        if self.check_not_banned(&proven.id).await?.is_some() && once {
+            return Err(used());
+        }
+        let parts = attestor.parts();
+        if once && parts.is_empty() && self.is_part(&proven.id).await? {
+            return Err(used());
+        }
+        self.admit(&evidence.kind, &parts, &proven.id, &proven.selectors)?;
+        let _one_at_a_time = match admit::counts_once(&proven.selectors) {
+            true => Some(self.parts.lock().await),
+            false => None,
+        };
+        self.check_parts(&proven.id, &proven.selectors).await?;
         let chain = self.sign(proven.id.clone(), evidence.csr, now).await?;
         let node = self.node(&proven, &evidence.kind, &chain);
-        match self.store.upsert_attested_node(node).await {
+        let recorded = match once {
+            true => self.store.insert_attested_node(node).await,
+            false => self.store.upsert_attested_node(node).await,
+        };
+        match recorded {
             Ok(_recorded) => {}
             Err(StoreError::Precondition(_)) => return Err(AgentError::Banned(proven.id)),
+            Err(StoreError::AlreadyExists(_)) if once => return Err(used()),
             Err(error) => return Err(AgentError::Record(error)),
         }
         self.index.refresh().await;
@@ -376,93 +436,12 @@ impl Agents {
         Ok(id)
     }
 
-    /// Makes a join token, and the alias of the agent that will use it.
-    ///
-    /// # Errors
-    /// [`AgentError`].
-    pub async fn create_join_token(
-        &self,
-        _operator: &Operator,
-        request: JoinTokenRequest,
-        now: SystemTime,
-    ) -> Result<JoinToken, AgentError> {
-        let ttl =
-            u64::try_from(request.ttl).ok().filter(|ttl| *ttl > 0).ok_or(AgentError::NoTtl)?;
-        let alias_id = match &request.agent_id {
-            Some(raw) => {
-                Some(ids::workload(&self.trust_domain, Some(raw)).map_err(AgentError::Id)?)
-            }
-            None => None,
-        };
-        let token = match request.token {
-            token if token.is_empty() => uuid::Uuid::new_v4().to_string(),
-            token => token,
-        };
-        // A token that cannot become part of an agent's ID could never be used.
-        let agent_id = join_token_id(&self.trust_domain, &token).map_err(AgentError::BadToken)?;
-        let alias = alias_id.map(|alias_id| {
-            let own = Selector::new("spiffe_id", agent_id.as_str());
-            NewEntry::new(alias_id, agent_id.clone(), vec![own])
-        });
-        let expires_at = unix_seconds(now + Duration::from_secs(ttl));
-        let token = JoinToken { token, expires_at };
-        self.store
-            .create_join_token(token.clone(), alias)
-            .await
-            .map_err(AgentError::CreateToken)?;
-        self.index.refresh().await;
-        Ok(token)
-    }
-
-    /// The token is spent in the transaction that records the node, so that of any number of
-    /// simultaneous attempts one succeeds and the others learn the same as a latecomer.
-    async fn attest_by_join_token(
-        &self,
-        evidence: Evidence,
-        now: SystemTime,
-    ) -> Result<AgentSvid, AgentError> {
-        let token = String::from_utf8(evidence.payload).ok();
-        let token = token.ok_or(AgentError::UnknownJoinToken)?;
-        // A look before the work: without a token, no signature is made.
-        let known = self.store.fetch_join_token(&token).await.map_err(AgentError::FetchToken)?;
-        let known = known.ok_or(AgentError::UnknownJoinToken)?;
-        if known.expires_at < unix_seconds(now) {
-            return self.discard(&token, AgentError::ExpiredJoinToken).await;
-        }
-        let id = join_token_id(&self.trust_domain, &token).map_err(AgentError::JoinTokenId)?;
-        match self.check_not_banned(&id).await {
-            Err(banned @ AgentError::Banned(_)) => return self.discard(&token, banned).await,
-            other => other?,
-        }
-        let proven = Proven { id, selectors: Vec::new(), can_reattest: false };
-        let chain = self.sign(proven.id.clone(), evidence.csr, now).await?;
-        let node = self.node(&proven, JOIN_TOKEN, &chain);
-        match self.store.attest_with_join_token(node, &token, now).await {
-            Ok(_recorded) => {}
-            Err(JoinTokenError::Unknown) => return Err(AgentError::UnknownJoinToken),
-            Err(JoinTokenError::Expired) => return Err(AgentError::ExpiredJoinToken),
-            Err(JoinTokenError::Banned) => return Err(AgentError::Banned(proven.id)),
-            Err(JoinTokenError::Store(error)) => return Err(AgentError::Record(error)),
-            Err(other) => return Err(AgentError::Record(StoreError::Internal(other.to_string()))),
-        }
-        self.index.refresh().await;
-        Ok(AgentSvid { id: proven.id, chain, can_reattest: false })
-    }
-
-    /// Deletes a token that can no longer succeed; whoever lost the race for it learns that.
-    async fn discard(&self, token: &str, reason: AgentError) -> Result<AgentSvid, AgentError> {
-        match self.store.delete_join_token(token).await {
-            Ok(()) => Err(reason),
-            Err(StoreError::NotFound(_)) => Err(AgentError::UnknownJoinToken),
-            Err(error) => Err(AgentError::FetchToken(error)),
-        }
-    }
-
-    async fn check_not_banned(&self, id: &SpiffeId) -> Result<(), AgentError> {
+    /// The agent as it is recorded, if it is.
+    async fn check_not_banned(&self, id: &SpiffeId) -> Result<Option<AttestedNode>, AgentError> {
         let node = self.store.fetch_node(id).await.map_err(AgentError::Fetch)?;
         match node {
             Some(node) if node.is_banned() => Err(AgentError::Banned(node.spiffe_id)),
-            _ => Ok(()),
+            node => Ok(node),
         }
     }
 
@@ -537,10 +516,6 @@ fn update_failed(error: StoreError) -> AgentError {
         StoreError::NotFound(_) => AgentError::NotFound,
         other => AgentError::Update(other),
     }
-}
-
-fn join_token_id(trust_domain: &TrustDomain, token: &str) -> Result<SpiffeId, IdError> {
-    SpiffeId::from_segments(trust_domain, &["spire", "agent", JOIN_TOKEN, token])
 }
 
 fn parse_filter(raw: RawNodeFilter) -> Result<NodeFilter, AgentError> {

@@ -210,6 +210,17 @@ impl Bundles {
         now.duration_since(*read_at).is_ok_and(|age| age < at_most).then(|| Arc::clone(bundle))
     }
 
+    /// A bundle was read elsewhere, just now.
+    pub(crate) fn learn(&self, bundle: &Bundle, now: SystemTime) {
+        let read = (now, Arc::new(bundle.clone()));
+        self.cache().insert(bundle.trust_domain.clone(), read);
+    }
+
+    /// A bundle is gone.
+    pub(crate) fn unlearn(&self, trust_domain: &TrustDomain) {
+        self.cache().remove(trust_domain);
+    }
+
     /// Forgets what was read, so that the next reader sees what has just been written.
     pub fn forget(&self) {
         self.cache().clear();

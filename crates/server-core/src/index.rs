@@ -10,6 +10,7 @@
 mod entry_list;
 mod shards;
 mod snapshot;
+mod touched;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -23,9 +24,12 @@ use steeple_store::{Revision, Since, Store, StoreError};
 use steeple_telemetry::call;
 use tokio::sync::{mpsc, oneshot};
 
-pub use snapshot::{Privileges, Snapshot};
+pub(crate) use snapshot::SERVER_PATH;
+pub use snapshot::{AliasMiss, Ancestry, Holder, Privileges, Snapshot, Step, StepKind};
+pub(crate) use touched::Touched;
+use touched::TouchedLog;
 
-use crate::time::unix_millis;
+use crate::time::{unix_millis, unix_seconds};
 
 /// The longest that a writer waits for its own write to show.
 const REFRESH_PATIENCE: Duration = Duration::from_secs(1);
@@ -47,6 +51,8 @@ struct Shared {
     current: ArcSwap<Snapshot>,
     /// When the feed was last read to its end, in Unix milliseconds.
     checked_at: AtomicI64,
+    /// What the changes touched, for whoever follows them.
+    touched: TouchedLog,
 }
 
 /// The periods of the index task.
@@ -88,6 +94,7 @@ impl AuthorizedIndex {
         let shared = Arc::new(Shared {
             current: ArcSwap::from_pointee(snapshot),
             checked_at: AtomicI64::new(unix_millis(now)),
+            touched: TouchedLog::default(),
         });
         let (refresh, requests) = mpsc::channel(REFRESH_QUEUE);
         let index = Self { shared: Arc::clone(&shared), refresh };
@@ -109,6 +116,12 @@ impl AuthorizedIndex {
     #[must_use]
     pub fn snapshot(&self) -> Arc<Snapshot> {
         self.shared.current.load_full()
+    }
+
+    /// What was touched since this was last asked, once there is something. For one follower.
+    /// The snapshot has it already when this answers.
+    pub(crate) async fn touched(&self) -> Touched {
+        self.shared.touched.take().await
     }
 
     /// How old the knowledge behind the snapshot is.
@@ -189,13 +202,20 @@ impl IndexTask {
             Since::Changes(changes) => {
                 if !changes.is_empty() {
                     let mut next = Snapshot::clone(&self.shared.current.load());
+                    let mut touched = Touched::default();
                     for change in changes.entries {
+                        let before = next.entry(&change.entry_id);
+                        touched.entry(before.map(Arc::as_ref), change.entry.as_ref());
                         next.put_entry(&change.entry_id, change.entry);
                     }
                     for change in changes.nodes {
+                        let before = next.node(&change.spiffe_id).map(Arc::as_ref);
+                        let now = unix_seconds(now);
+                        touched.node(&change.spiffe_id, before, change.node.as_ref(), now);
                         next.put_node(&change.spiffe_id, change.node);
                     }
                     self.shared.current.store(Arc::new(next));
+                    self.shared.touched.add(touched);
                 }
                 self.revision = changes.revision;
                 Ok(())
@@ -214,6 +234,7 @@ impl IndexTask {
     async fn reload(&mut self, now: SystemTime) -> Result<(), StoreError> {
         let (snapshot, revision) = read_all(self.store.as_ref(), &self.trust_domain).await?;
         self.shared.current.store(Arc::new(snapshot));
+        self.shared.touched.add(Touched::everything());
         self.revision = revision;
         self.reloaded_at = now;
         Ok(())

@@ -13,24 +13,28 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod access;
+pub mod admission;
 pub mod agents;
 pub mod authorities;
 mod authority_store;
 pub mod bundles;
 pub mod dns_name;
 pub mod entries;
+pub mod explain;
 pub mod federation;
 pub mod housekeeping;
 pub mod ids;
 pub mod index;
 pub mod notify;
 pub mod peers;
+pub mod push;
 mod server_svid;
 mod signing;
 pub mod startup;
 pub mod svids;
 pub mod text;
 pub mod time;
+pub mod tokens;
 
 pub use authority_store::DatastoreAuthorities;
 pub use server_svid::{ServerSvid, ServerSvidError, ServerSvidRotator};

@@ -74,12 +74,13 @@ impl ServerSvidRotator {
             tokio::select! {
                 () = drain.signalled() => return,
                 Ok(()) = self.tainted.changed() => forced |= self.is_tainted(),
-                _ = tick.tick() => {
-                    let due = forced || is_due(&self.current.borrow().chain[0], self.clock.now());
-                    if due && self.rotate().await {
-                        forced = false;
-                    }
-                }
+                _ = tick.tick() => {}
+            }
+            // A tainted SVID goes at once: the authority may be revoked a moment from now, and
+            // then agents that see it take this server for a stranger, and end.
+            let due = forced || is_due(&self.current.borrow().chain[0], self.clock.now());
+            if due && self.rotate().await {
+                forced = false;
             }
         }
     }

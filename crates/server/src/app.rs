@@ -17,22 +17,27 @@ use steeple_runtime::log::LogHandle;
 use steeple_runtime::{Clock, SystemClock, Tasks, VERSION, Watcher, drain, fsx, signal};
 use steeple_server_api::{Parts, apis};
 use steeple_server_core::access::{Gatekeeper, Trust};
+use steeple_server_core::admission::Admission;
 use steeple_server_core::agents::{Agents, AgentsConfig};
 use steeple_server_core::authorities::Authorities;
 use steeple_server_core::bundles::Bundles;
 use steeple_server_core::entries::Entries;
+use steeple_server_core::explain::Explainer;
+use steeple_server_core::explain::agent::AgentExplainer;
 use steeple_server_core::federation::Federation;
 use steeple_server_core::housekeeping::{self, PruneNodes};
 use steeple_server_core::index::{AuthorizedIndex, IndexPeriods, IndexTask};
 use steeple_server_core::notify::{Notify, StoredBundle};
+use steeple_server_core::push::{Push, PushTask};
 use steeple_server_core::svids::Svids;
+use steeple_server_core::tokens::Tokens;
 use steeple_server_core::{DatastoreAuthorities, ServerSvidRotator, SigningPool, startup};
 use steeple_store::{AwsIam, DatabaseType, Store, StoreConfig, TlsFiles};
 
 use crate::error::ServerError;
 use crate::federation::{self, BoundEndpoint, EndpointParts};
 use crate::listeners::Handshake;
-use crate::plugins::{AttestedAgents, LoadedPlugins, ServerIdentity};
+use crate::plugins::{self, AttestedAgents, LoadedPlugins, ServerIdentity};
 use crate::{guard, health, listeners, telemetry};
 
 /// The longest between two looks at the change feed; `cache_reload_interval` may shorten it.
@@ -225,13 +230,7 @@ impl Server {
         let svid = opened.svid.subscribe();
         let identity = program.identity.clone();
         identity.set(listeners::identity_of(&svid.borrow()));
-        let health = health::checks(health::Checked {
-            credentials: opened.manager.credentials(),
-            manager: opened.manager.clone(),
-            store: Arc::clone(&opened.store),
-            socket: config.socket_path.clone(),
-            clock: Arc::clone(&self.clock),
-        });
+        let health = self.health(&opened);
         let feed_hint = health::feed_hint(opened.index.clone(), Arc::clone(&self.clock));
         let (store, clock) = (Arc::clone(&opened.store), Arc::clone(&self.clock));
         let (followers, refresher) = federation::manager(config, store, clock, tasks.clone());
@@ -244,6 +243,7 @@ impl Server {
         };
         let endpoint = BoundEndpoint::bind(config, endpoint, tasks, drain).await?;
         let bundle_hints = vec![opened.manager.bundle_updates(), parts.bundles.changes()];
+        let push = self.push(&parts).await?;
         let apis = apis(parts);
         tracing::info!(
             launch_log_level = self.log.launch_level().as_str(),
@@ -270,6 +270,9 @@ impl Server {
         tasks.spawn("server_identity", listeners::follow_svid(svid, identity.clone(), w()));
         let words = "Stopping in-memory entry cache hydrator";
         tasks.spawn("entry_index", until(index_task.run(w()), "endpoints", words));
+        if let Some(push) = push {
+            tasks.spawn("push", push.run(w()));
+        }
         tasks.spawn("log_reopener", signal::reopen_log(self.log.clone(), usr2, w()));
         tasks.spawn("reconfigurer", plugins.running.clone().reconfigure(usr1, w()));
         let (policy, proxies) = (guard::tls(config), guard::proxies(config));
@@ -293,6 +296,24 @@ impl Server {
             tasks.spawn("lost_database", remind_of_lost_database(w()));
         }
         Ok(())
+    }
+
+    fn health(&self, opened: &Opened) -> Arc<Health> {
+        health::checks(health::Checked {
+            credentials: opened.manager.credentials(),
+            manager: opened.manager.clone(),
+            store: Arc::clone(&opened.store),
+            socket: self.config.socket_path.clone(),
+            clock: Arc::clone(&self.clock),
+        })
+    }
+
+    /// What hints to agents, unless that is switched off.
+    async fn push(&self, parts: &Parts) -> Result<Option<PushTask>, ServerError> {
+        let Some(push) = parts.push.clone() else { return Ok(None) };
+        let (store, clock) = (Arc::clone(&parts.store), Arc::clone(&self.clock));
+        let loading = PushTask::load(push, store, parts.bundles.clone(), clock);
+        loading.await.map(Some).map_err(ServerError::Datastore)
     }
 
     fn spawn_housekeeping(&self, store: &Arc<dyn Store>, tasks: &Tasks, drain: &Watcher) {
@@ -333,11 +354,29 @@ impl Server {
         let store = || Arc::clone(&opened.store);
         let credentials = opened.manager.credentials();
         let pool = SigningPool::per_core();
+        let admission = Arc::new(Admission {
+            policy: plugins::admission_policy(&config.attestation_policy),
+            only_as_part: opened.plugins.only_as_part.clone(),
+            ..Admission::default()
+        });
         let bundles =
             Bundles::new(store(), trust_domain.clone()).publishing_by(opened.manager.clone());
         Parts {
             trust_domain: trust_domain.clone(),
             entries: Entries::new(store(), opened.index.clone(), trust_domain.clone()),
+            explainer: Explainer::new(
+                store(),
+                opened.index.clone(),
+                credentials.clone(),
+                trust_domain.clone(),
+                !config.disable_jwt_svids,
+            ),
+            agent_explainer: AgentExplainer::new(
+                store(),
+                opened.index.clone(),
+                Arc::clone(&admission),
+                trust_domain.clone(),
+            ),
             agents: Agents::new(AgentsConfig {
                 store: store(),
                 index: opened.index.clone(),
@@ -346,7 +385,12 @@ impl Server {
                 trust_domain: trust_domain.clone(),
                 attestors: opened.plugins.node_attestors.clone(),
                 id_as_selector: config.experimental.agent_spiffe_id_as_selector,
+                admission: Arc::clone(&admission),
             }),
+            tokens: Tokens::new(
+                store(),
+                opened.plugins.node_attestors.iter().map(|it| it.name().to_owned()),
+            ),
             svids: Svids::new(
                 store(),
                 opened.index.clone(),
@@ -376,6 +420,7 @@ impl Server {
             log: self.log.clone(),
             svid: opened.svid.subscribe(),
             clock: Arc::clone(&self.clock),
+            push: (!config.experimental.disable_push).then(|| Push::new(opened.index.clone())),
             policy,
             limits: guard::rate_limits(config),
             audit: config.audit_log_enabled,

@@ -1,19 +1,22 @@
 //! The plugins that the configuration asks for, and what the server offers them.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use steeple_config::ServerConfig;
+use steeple_config::{AttestationPolicy, AttestationRule, ServerConfig};
 use steeple_ops::keys;
 use steeple_plugin::{
-    BundlePublisher, Code, CredentialComposer, HostContext, KeyManager, NodeAttestor, Notifier,
-    PluginError, UpstreamAuthority,
+    AgentLookup, BundlePublisher, Code, CredentialComposer, HostContext, HostServices,
+    IdentitySource, KeyManager, NodeAttestor, Notifier, PluginError, UpstreamAuthority,
+    X509Identity,
 };
+use steeple_plugin_host::Side;
 use steeple_plugin_host::catalog::{self, Loaded, Running};
-use steeple_plugin_host::{AgentLookup, HostServices, IdentitySource, Side, X509Identity};
 use steeple_plugins::catalog::Made;
 use steeple_runtime::{Watcher, signal};
 use steeple_server_core::ServerSvid;
+use steeple_server_core::admission::{AdmissionPolicy, AdmissionRule, SelectorPattern};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use steeple_store::Store;
 use tokio::sync::{Mutex, watch};
@@ -26,6 +29,8 @@ pub(crate) struct LoadedPlugins {
     pub(crate) key_manager: Arc<dyn KeyManager>,
     /// All but `join_token`, which is part of the API.
     pub(crate) node_attestors: Vec<Arc<dyn NodeAttestor>>,
+    /// Attestors whose evidence counts only as a part of a composite's.
+    pub(crate) only_as_part: BTreeSet<String>,
     /// Signs the CA; without one it signs itself.
     pub(crate) upstream_authority: Option<Arc<dyn UpstreamAuthority>>,
     /// Have a say in what goes into credentials.
@@ -43,11 +48,28 @@ pub(crate) struct LoadedPlugins {
 impl LoadedPlugins {
     /// Loads what the configuration asks for; the first that cannot be loaded is the failure.
     pub(crate) async fn load(config: &ServerConfig) -> Result<Self, ServerError> {
-        let host = HostContext::new(config.trust_domain.clone());
         let services = HostServices::new();
+        let host = HostContext::new(config.trust_domain.clone()).with_services(services.clone());
         let loaded = catalog::load(Side::Server, &config.plugins, &host, &services).await;
         let (loaded, running) = loaded.map_err(|error| ServerError::Plugins(error.to_string()))?;
-        Ok(Self::sort(loaded, services, RunningPlugins(Arc::new(Mutex::new(running)))))
+        let running = RunningPlugins(Arc::new(Mutex::new(running)));
+        let composite = loaded.iter().find_map(|plugin| match &plugin.made {
+            Made::Composite(settings) => Some(settings.clone()),
+            _ => None,
+        });
+        let mut plugins = Self::sort(loaded, services, running);
+        if let Some(settings) = composite {
+            let bound = settings.bind_server(&plugins.node_attestors, &host);
+            match bound {
+                Ok(it) => plugins.node_attestors.push(it),
+                Err(error) => {
+                    plugins.running.close().await;
+                    return Err(ServerError::Plugins(error.to_string()));
+                }
+            }
+            plugins.only_as_part = settings.only_as_part().cloned().collect();
+        }
+        Ok(plugins)
     }
 
     fn sort(loaded: Vec<Loaded>, services: HostServices, running: RunningPlugins) -> Self {
@@ -74,6 +96,7 @@ impl LoadedPlugins {
                 key_manager.expect("the catalog loads exactly one key manager"),
             ),
             node_attestors,
+            only_as_part: BTreeSet::new(),
             upstream_authority,
             composers,
             notifiers,
@@ -81,6 +104,22 @@ impl LoadedPlugins {
             services,
             running,
         }
+    }
+}
+
+/// The attestation policy, as the use cases take it.
+pub(crate) fn admission_policy(config: &AttestationPolicy) -> AdmissionPolicy {
+    let patterns = |texts: &[String]| texts.iter().map(SelectorPattern::new).collect();
+    let rule = |rule: &AttestationRule| AdmissionRule {
+        name: rule.name.clone(),
+        attestors: rule.attestors.clone(),
+        all: patterns(&rule.all),
+        any: patterns(&rule.any),
+        none: patterns(&rule.none),
+    };
+    AdmissionPolicy {
+        rules: config.rules.iter().map(rule).collect(),
+        refuses_others: config.refuses_others,
     }
 }
 

@@ -42,7 +42,7 @@ fn run(flags: &FlagSet, env: &mut Env) -> i32 {
     let tightened = umask::tighten();
     let log = match log::init(&config.log) {
         Ok(log) => log,
-        Err(error) => return fail(env, &format!("could not start logger: {error}\n")),
+        Err(error) => return fail(env, &format!("{error}\n")),
     };
     umask::report(tightened);
     rlimit::raise_open_files();

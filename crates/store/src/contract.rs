@@ -13,6 +13,7 @@ pub mod join_tokens;
 pub mod journals;
 pub mod lists;
 pub mod nodes;
+pub mod reusable_tokens;
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -69,6 +70,8 @@ macro_rules! store_contract {
         $crate::store_contract!(@claims $fresh, $there, nodes: [
             an_agent_is_kept_and_answered_whole,
             attesting_again_overwrites_but_keeps_the_version,
+            a_first_attestation_is_recorded_once,
+            of_a_hundred_first_attestations_one_is_recorded,
             a_banned_agent_cannot_attest_and_evicting_lets_it,
             a_new_serial_number_is_promoted_on_first_use,
             an_update_changes_only_what_it_names,
@@ -87,6 +90,12 @@ macro_rules! store_contract {
             a_join_token_is_in_no_error,
             an_alias_entry_comes_with_its_token_or_neither,
             expired_join_tokens_are_pruned,
+        ]);
+        $crate::store_contract!(@claims $fresh, $there, reusable_tokens: [
+            a_reusable_token_is_kept_until_it_is_deleted,
+            a_token_that_nobody_could_use_is_refused,
+            a_node_that_joined_comes_back_and_is_counted_once,
+            of_a_hundred_nodes_as_many_join_as_may,
         ]);
         $crate::store_contract!(@claims $fresh, $there, journals: [
             a_journal_is_found_by_its_active_authority,

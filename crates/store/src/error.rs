@@ -57,6 +57,9 @@ pub enum JoinTokenError {
     /// The agent of this token is banned. The token is gone now.
     #[error("agent is banned")]
     Banned,
+    /// The token is good, but as many nodes as may have joined with it.
+    #[error("join token does not let more nodes join")]
+    UsedUp,
     /// The database failed; the token is as it was.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -31,7 +31,8 @@ pub use crate::feed::{
 pub use crate::model::{
     AttestedNode, BundleEndpointProfile, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter,
     EntryUpdate, FederatesWithFilter, FederationRelationship, FederationUpdate, JoinToken,
-    MatchBehavior, NewEntry, NodeFilter, NodeUpdate, Page, SelectorFilter,
+    MatchBehavior, NewEntry, NodeFilter, NodeUpdate, Page, ReusableToken, SelectorFilter,
+    TokenBearer,
 };
 pub use crate::store::Store;
 

@@ -17,6 +17,7 @@ use crate::feed::{Revision, Since, Snapshot};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
+    ReusableToken, TokenBearer,
 };
 use crate::store::Store;
 
@@ -52,6 +53,10 @@ measure! {
             self.0.wakeups()
         }
 
+        fn bundle_wakeups(&self) -> watch::Receiver<u64> {
+            self.0.bundle_wakeups()
+        }
+
         async fn health(&self) -> Result<(), StoreError> {
             self.0.health().await
         }
@@ -77,6 +82,7 @@ measure! {
     ["datastore", "node", "list"] => list_nodes(filter: &NodeFilter, page: Option<&Page>) -> Result<(Vec<AttestedNode>, Option<String>), StoreError>;
     ["datastore", "node", "count"] => count_nodes(filter: &NodeFilter) -> Result<u64, StoreError>;
     ["datastore", "node", "create"], ["datastore", "node", "selectors", "set"] => upsert_attested_node(node: AttestedNode) -> Result<AttestedNode, StoreError>;
+    ["datastore", "node", "create"], ["datastore", "node", "selectors", "set"] => insert_attested_node(node: AttestedNode) -> Result<AttestedNode, StoreError>;
     ["datastore", "join_token", "fetch"], ["datastore", "join_token", "delete"], ["datastore", "node", "create"], ["datastore", "node", "selectors", "set"] => attest_with_join_token(node: AttestedNode, token: &str, now: SystemTime) -> Result<AttestedNode, JoinTokenError>;
     ["datastore", "node", "update"] => update_node(id: &SpiffeId, update: NodeUpdate) -> Result<AttestedNode, StoreError>;
     ["datastore", "node", "update"] => promote_node_serial(id: &SpiffeId, serial_number: &str) -> Result<AttestedNode, StoreError>;
@@ -88,6 +94,11 @@ measure! {
     ["datastore", "join_token", "fetch"] => fetch_join_token(token: &str) -> Result<Option<JoinToken>, StoreError>;
     ["datastore", "join_token", "delete"] => delete_join_token(token: &str) -> Result<(), StoreError>;
     ["datastore", "join_token", "prune"] => prune_join_tokens(expired_before: SystemTime) -> Result<u64, StoreError>;
+    ["datastore", "reusable_token", "create"] => create_reusable_token(token: ReusableToken) -> Result<(), StoreError>;
+    ["datastore", "reusable_token", "fetch"] => fetch_reusable_token(id: &str) -> Result<Option<ReusableToken>, StoreError>;
+    ["datastore", "reusable_token", "list"] => list_reusable_tokens(page: Option<&Page>) -> Result<(Vec<ReusableToken>, Option<String>), StoreError>;
+    ["datastore", "reusable_token", "delete"] => delete_reusable_token(id: &str) -> Result<(), StoreError>;
+    ["datastore", "reusable_token", "use"], ["datastore", "node", "create"], ["datastore", "node", "selectors", "set"] => attest_with_reusable_token(node: AttestedNode, bearer: TokenBearer<'_>, now: SystemTime) -> Result<AttestedNode, JoinTokenError>;
     ["datastore", "bundle", "fetch"] => fetch_bundle(trust_domain: &TrustDomain) -> Result<Option<Bundle>, StoreError>;
     ["datastore", "bundle", "list"] => list_bundles(page: Option<&Page>) -> Result<(Vec<Bundle>, Option<String>), StoreError>;
     ["datastore", "bundle", "count"] => count_bundles() -> Result<u64, StoreError>;

@@ -253,6 +253,44 @@ impl fmt::Debug for JoinToken {
     }
 }
 
+/// A join token of ours, with which several nodes may join, and come back. Of its secret there is
+/// a digest.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct ReusableToken {
+    /// The public part.
+    pub id: String,
+    /// SHA-256 of the secret part; of 256 random bits, so that it tells nobody the secret.
+    pub digest: [u8; 32],
+    /// The operator's words.
+    pub description: String,
+    /// When it was made, in seconds since the epoch; the store's to say.
+    pub created_at: i64,
+    /// When it ends for everybody, in seconds since the epoch.
+    pub expires_at: i64,
+    /// When it ends for nodes that have not joined yet, in seconds since the epoch.
+    pub joins_until: i64,
+    /// How many nodes may join.
+    pub max_uses: u32,
+    /// How many have; the store's to say.
+    pub uses: u32,
+    /// The addresses that they may come from; none is all.
+    pub cidrs: Vec<String>,
+    /// What their agents have besides what else they have.
+    pub selectors: Vec<Selector>,
+}
+
+/// Who presents a [`ReusableToken`].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TokenBearer<'a> {
+    /// [`ReusableToken::id`].
+    pub token_id: &'a str,
+    /// [`ReusableToken::digest`].
+    pub digest: &'a [u8; 32],
+    /// What the node is known by when it comes back; a node that is not known by anything does
+    /// not come back.
+    pub node: Option<&'a str>,
+}
+
 /// What becomes of entries that federate with a bundle when the bundle is deleted (TD-25).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum DeleteMode {

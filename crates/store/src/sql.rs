@@ -25,6 +25,7 @@ mod nodes;
 mod open;
 mod pages;
 mod postgres_dsn;
+mod reusable_tokens;
 mod schema;
 mod settle;
 mod sqlite_dsn;
@@ -85,6 +86,7 @@ pub(crate) struct SqlStore {
     now: Now,
     busy_deadline: Duration,
     wake: watch::Sender<u64>,
+    wake_bundles: watch::Sender<u64>,
     created: bool,
     settled_at: Mutex<Option<Instant>>,
     /// Tells our own notifications from others'.
@@ -206,12 +208,15 @@ impl SqlStore {
     ) -> (Result<T, StoreError>, Retry) {
         match done {
             Ok(value) => {
-                let wrote_events = tx.wrote_events();
+                let (wrote_events, wrote_bundles) = (tx.wrote_events(), tx.wrote_bundles());
                 if let Err(error) = tx.commit(&self.id).await {
                     return (Err(error), Retry::Never);
                 }
                 if wrote_events {
-                    self.wake.send_modify(|count| *count = count.wrapping_add(1));
+                    listen::count_up(&self.wake);
+                }
+                if wrote_bundles {
+                    listen::count_up(&self.wake_bundles);
                 }
                 (Ok(value), Retry::Never)
             }

@@ -10,6 +10,7 @@ use crate::feed::{Revision, Since, Snapshot};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
+    ReusableToken, TokenBearer,
 };
 
 /// The datastore. Used as `Arc<dyn Store>`.
@@ -116,6 +117,13 @@ pub trait Store: Send + Sync + 'static {
     /// `Precondition` "agent is banned" if the row is banned at that moment (NL-07).
     async fn upsert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError>;
 
+    /// Records a first attestation: makes the agent's row, if there is none. Of any number of
+    /// simultaneous attempts, by whichever servers, one succeeds.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if there is one; `Precondition` "agent is banned" if that is banned.
+    async fn insert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError>;
+
     /// As [`Store::upsert_attested_node`], paid for with a join token: the token is deleted in
     /// the same transaction, so of any number of simultaneous attempts one succeeds (NL-04).
     ///
@@ -209,6 +217,47 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Only when the database fails.
     async fn prune_join_tokens(&self, expired_before: SystemTime) -> Result<u64, StoreError>;
+
+    // ---- Join tokens that may be used more than once (ours; SPIRE does not see them) ----
+
+    /// Keeps a token. The first one makes the tables.
+    ///
+    /// # Errors
+    /// `AlreadyExists` if the id is taken, `Invalid` for one that nobody could use.
+    async fn create_reusable_token(&self, token: ReusableToken) -> Result<(), StoreError>;
+
+    /// The token with this id, expired or not.
+    ///
+    /// # Errors
+    /// Only when the database fails.
+    async fn fetch_reusable_token(&self, id: &str) -> Result<Option<ReusableToken>, StoreError>;
+
+    /// The tokens, expired or not, and the token of the next page.
+    ///
+    /// # Errors
+    /// As [`Store::list_entries`].
+    async fn list_reusable_tokens(
+        &self,
+        page: Option<&Page>,
+    ) -> Result<(Vec<ReusableToken>, Option<String>), StoreError>;
+
+    /// Deletes a token, and what is known of the nodes that joined with it. Their agents stay.
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn delete_reusable_token(&self, id: &str) -> Result<(), StoreError>;
+
+    /// As [`Store::upsert_attested_node`], by a token: a node that has not joined with it is
+    /// counted in the same transaction, so that never more join than may.
+    ///
+    /// # Errors
+    /// See [`JoinTokenError`]; a refused node is not counted.
+    async fn attest_with_reusable_token(
+        &self,
+        node: AttestedNode,
+        bearer: TokenBearer<'_>,
+        now: SystemTime,
+    ) -> Result<AttestedNode, JoinTokenError>;
 
     // ---- Bundles ----
 
@@ -414,6 +463,10 @@ pub trait Store: Send + Sync + 'static {
     /// Counts up after each commit of this process that touched an entry or an agent. Other
     /// servers' commits are found by asking [`Store::changes_since`] at least once a second.
     fn wakeups(&self) -> watch::Receiver<u64>;
+
+    /// Counts up after each commit that wrote a bundle: of this process, and on PostgreSQL of
+    /// other servers of ours. Whether it says something new is for the reader to find out.
+    fn bundle_wakeups(&self) -> watch::Receiver<u64>;
 
     /// Deletes the events written before a time (SC-35, CH-08); answers how many.
     ///

@@ -1,11 +1,14 @@
-//! A listener that no single user can fill.
+//! A listener that no users can fill.
 //!
-//! Every open connection takes a few of the process's file descriptors. One
-//! user's processes may hold half of what there is room for; a connection
-//! beyond that is closed unanswered, and the other users never notice.
+//! Every open connection takes a few of the process's file descriptors. A user
+//! may hold as many connections as are left for all others: the first to come
+//! half of them, the next a quarter, and so on, so that there is always room
+//! for one more user. A connection beyond that is closed unanswered.
 
+use std::collections::HashMap;
 use std::io;
 use std::pin::Pin;
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
@@ -16,13 +19,10 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 use tracing::warn;
 
-use crate::share::{Share, Shares};
-
 /// Connections of another listener, counted by the caller's user.
 pub(super) struct FairIncoming<I> {
     incoming: I,
-    held: Shares,
-    per_user: usize,
+    places: Arc<Places>,
     refusals: Throttle,
 }
 
@@ -30,8 +30,10 @@ pub(super) struct FairIncoming<I> {
 const PERIOD: Duration = Duration::from_secs(1);
 
 impl<I> FairIncoming<I> {
-    pub(super) fn new(incoming: I, per_user: usize) -> Self {
-        Self { incoming, held: Shares::new(per_user), per_user, refusals: Throttle::new(PERIOD) }
+    /// `max` connections in all.
+    pub(super) fn new(incoming: I, max: usize) -> Self {
+        let places = Arc::new(Places { max, held: Mutex::default() });
+        Self { incoming, places, refusals: Throttle::new(PERIOD) }
     }
 }
 
@@ -42,18 +44,23 @@ where
 {
     type Io = Counted<I::Io>;
 
+    fn owner(io: &Counted<I::Io>) -> Option<u32> {
+        Some(io.connect_info().uid())
+    }
+
     async fn accept(&mut self) -> Counted<I::Io> {
         loop {
             let stream = self.incoming.accept().await;
             let uid = stream.connect_info().uid();
-            match self.held.take(uid) {
-                Some(share) => return Counted { stream, _share: share },
-                None => {
+            match self.places.take(uid) {
+                Ok(place) => return Counted { stream, _place: place },
+                Err(held) => {
                     if let Some(unsaid) = self.refusals.admit(Instant::now()) {
                         warn!(
                             subsystem_name = "endpoints",
                             uid,
-                            limit = self.per_user,
+                            held,
+                            limit = self.places.max,
                             unsaid = (unsaid > 0).then_some(unsaid),
                             "Closing a connection: this user holds too many"
                         );
@@ -67,7 +74,57 @@ where
 /// A connection with its place.
 pub(super) struct Counted<S> {
     stream: S,
-    _share: Share,
+    _place: Place,
+}
+
+/// What there is room for, and who has how much of it.
+struct Places {
+    max: usize,
+    held: Mutex<Held>,
+}
+
+#[derive(Default)]
+struct Held {
+    total: usize,
+    by_user: HashMap<u32, usize>,
+}
+
+impl Places {
+    /// A place for this user; how many it has when it has too many.
+    fn take(self: &Arc<Self>, uid: u32) -> Result<Place, usize> {
+        let mut held = self.lock();
+        let own = held.by_user.get(&uid).copied().unwrap_or_default();
+        if own >= self.max.saturating_sub(held.total) {
+            return Err(own);
+        }
+        held.total += 1;
+        held.by_user.insert(uid, own + 1);
+        drop(held);
+        Ok(Place { places: Arc::clone(self), uid })
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Held> {
+        self.held.lock().expect("no code panics while it holds the counts")
+    }
+}
+
+/// A place that is given back when it is dropped.
+struct Place {
+    places: Arc<Places>,
+    uid: u32,
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut held = self.places.lock();
+        held.total -= 1;
+        if let Some(own) = held.by_user.get_mut(&self.uid) {
+            *own -= 1;
+            if *own == 0 {
+                held.by_user.remove(&self.uid);
+            }
+        }
+    }
 }
 
 impl<S: Connected> Connected for Counted<S> {
@@ -125,12 +182,31 @@ mod tests {
 
     use super::*;
 
+    #[test]
+    fn there_is_always_room_for_one_more_user() {
+        let places = Arc::new(Places { max: 1000, held: Mutex::default() });
+        let mut all = Vec::new();
+        let mut fill = |uid| {
+            let taken: Vec<_> = std::iter::from_fn(|| places.take(uid).ok()).collect();
+            let count = taken.len();
+            all.push(taken);
+            count
+        };
+        assert_eq!((fill(1), fill(2), fill(3)), (500, 250, 125));
+        assert_eq!(fill(1), 0);
+        assert!((4..10).all(|uid| fill(uid) > 0));
+        drop(all);
+        assert_eq!(places.lock().total, 0);
+        assert!(places.lock().by_user.is_empty());
+        assert!(places.take(1).is_ok());
+    }
+
     #[tokio::test]
     async fn one_user_cannot_fill_the_listener() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("socket");
         let incoming = steeple_net::unix::bind(&path, 0o777, 0o755).unwrap();
-        let mut fair = FairIncoming::new(incoming, 2);
+        let mut fair = FairIncoming::new(incoming, 4);
         let _first = UnixStream::connect(&path).await.unwrap();
         let _second = UnixStream::connect(&path).await.unwrap();
         let (one, _two) = (fair.accept().await, fair.accept().await);

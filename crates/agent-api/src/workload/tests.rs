@@ -1,6 +1,6 @@
 //! Over a real socket, with the generated client.
 
-mod fixture;
+pub(crate) mod fixture;
 
 use std::time::Duration;
 
@@ -8,7 +8,7 @@ use prost::Message as _;
 use serde_json::json;
 use steeple_proto::workload as proto;
 use steeple_spiffe::TrustDomain;
-use tonic::{Code, Status, Streaming};
+use tonic::{Code, Response, Status, Streaming};
 
 use self::fixture::{Authority, Fixture, HOUR, Options, call, entry};
 use super::*;
@@ -330,4 +330,49 @@ async fn a_crowd_of_calls_is_served_in_turn() {
     let calls = (0..200).map(|_| x509(&api));
     let outcomes = futures_util::future::join_all(calls).await;
     assert!(outcomes.iter().all(Result::is_ok));
+}
+
+#[tokio::test]
+async fn wit_svids_are_streamed_behind_their_flag() {
+    let api = Fixture::with(Options { wit: true, ..Options::default() }).await;
+    let request = |id: &str| call(proto::WitsvidRequest { spiffe_id: id.into() });
+    let refused = api.client().fetch_witsvid(request("")).await.unwrap_err();
+    assert_eq!(told(&refused), (Code::PermissionDenied, "no identity issued"));
+    let bad = api.client().fetch_witsvid(request("x")).await.unwrap_err();
+    assert_eq!(bad.code(), Code::InvalidArgument);
+    let mut elder = entry("a");
+    elder.hint = "db".into();
+    api.register(elder).await;
+    let mut stream = api.client().fetch_witsvid(request("")).await.unwrap().into_inner();
+    let first = stream.message().await.unwrap().unwrap();
+    assert_eq!(first.svids.len(), 1);
+    assert_eq!(
+        (first.svids[0].spiffe_id.as_str(), first.svids[0].hint.as_str()),
+        ("spiffe://example.org/a", "db")
+    );
+    assert!(first.svids[0].wit_svid_key.contains("\"d\""));
+
+    api.register(entry("b")).await;
+    let second = stream.message().await.unwrap().unwrap();
+    assert_eq!(second.svids.len(), 2);
+    assert_eq!(second.svids[0].wit_svid, first.svids[0].wit_svid, "it is kept");
+    let mut one = api.client().fetch_witsvid(request("spiffe://example.org/b")).await.unwrap();
+    let one = one.get_mut().message().await.unwrap().unwrap();
+    assert_eq!(one.svids, second.svids[1..]);
+
+    let bundles = api.client().fetch_wit_bundles(call(proto::WitBundlesRequest {})).await.unwrap();
+    let bundles = bundles.into_inner().message().await.unwrap().unwrap().bundles;
+    assert!(bundles["spiffe://example.org"].contains("\"kid\": \"wit-kid\""), "{bundles:?}");
+    api.apply(vec![], &["a", "b"]);
+    assert_eq!(stream.message().await.unwrap_err().code(), Code::PermissionDenied);
+}
+
+#[tokio::test]
+async fn without_the_flag_there_are_no_wit_svids() {
+    let api = Fixture::new().await;
+    let none =
+        api.client().fetch_witsvid(call(proto::WitsvidRequest::default())).await.unwrap_err();
+    assert_eq!(told(&none), (Code::Unimplemented, "fetching WIT-SVIDs is not implemented"));
+    let none = api.client().fetch_wit_bundles(call(proto::WitBundlesRequest {})).await.unwrap_err();
+    assert_eq!(told(&none), (Code::Unimplemented, "fetching WIT bundles is not implemented"));
 }

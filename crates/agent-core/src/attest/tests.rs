@@ -1,7 +1,8 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use steeple_plugin::Code;
+use steeple_plugin::{Code, PluginError};
+use steeple_spiffe::Selector;
 use tokio::net::UnixStream;
 
 use super::*;
@@ -9,7 +10,7 @@ use super::*;
 struct Fake {
     name: &'static str,
     answer: Result<&'static str, &'static str>,
-    takes: Duration,
+    takes_ms: AtomicUsize,
     running: AtomicUsize,
     most: AtomicUsize,
 }
@@ -24,7 +25,13 @@ impl Fake {
         answer: Result<&'static str, &'static str>,
         takes: Duration,
     ) -> Arc<Self> {
-        Arc::new(Self { name, answer, takes, running: 0.into(), most: 0.into() })
+        let takes_ms = AtomicUsize::new(usize::try_from(takes.as_millis()).unwrap());
+        Arc::new(Self { name, answer, takes_ms, running: 0.into(), most: 0.into() })
+    }
+
+    fn takes(&self, takes: Duration) {
+        let takes = usize::try_from(takes.as_millis()).unwrap();
+        self.takes_ms.store(takes, Ordering::SeqCst);
     }
 }
 
@@ -34,10 +41,15 @@ impl WorkloadAttestor for Fake {
         self.name
     }
 
+    fn waits(&self) -> Option<Duration> {
+        (self.name == "k8s").then_some(Duration::from_secs(60))
+    }
+
     async fn attest(&self, _: i32) -> Result<Vec<Selector>, PluginError> {
         let running = self.running.fetch_add(1, Ordering::SeqCst) + 1;
         self.most.fetch_max(running, Ordering::SeqCst);
-        tokio::time::sleep(self.takes).await;
+        let takes = self.takes_ms.load(Ordering::SeqCst) as u64;
+        tokio::time::sleep(Duration::from_millis(takes)).await;
         self.running.fetch_sub(1, Ordering::SeqCst);
         match self.answer {
             Ok(value) => Ok(vec![Selector::new(self.name, value)]),
@@ -92,7 +104,8 @@ async fn a_flood_of_one_user_takes_no_more_than_its_share() {
     let calls = (0..30).map(|_| attestation.attest(&peer));
     assert!(join_all(calls).await.iter().all(Result::is_ok));
     assert_eq!(fake.most.load(Ordering::SeqCst), 3);
-    assert!(attestation.shares().is_empty(), "shares do not pile up");
+    assert_eq!(attestation.entrance.users(), 0, "shares do not pile up");
+    assert_eq!(attestation.attestors[0].users(), 0, "here neither");
 }
 
 #[tokio::test(start_paused = true)]
@@ -103,7 +116,61 @@ async fn who_waits_too_long_is_turned_away() {
     let (_stream, peer) = caller();
     let outcomes = join_all((0..3).map(|_| attestation.attest(&peer))).await;
     assert_eq!(outcomes.iter().filter(|outcome| outcome.is_ok()).count(), 2);
-    assert!(matches!(outcomes[2], Err(AttestError::Overloaded)));
+    let error = outcomes[2].as_ref().unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "workload attestor \"unix\" failed: too many workload attestations are waiting"
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attestor_that_rightly_waits_has_its_time_with_any_number() {
+    let waiting = Fake::slow("k8s", Ok("ns:shop"), Duration::from_secs(45));
+    let limits = AttestLimits { running: 4, running_per_uid: 2, ..Default::default() };
+    let attestation = with(std::slice::from_ref(&waiting), limits);
+    let (_stream, peer) = caller();
+    let calls = (0..100).map(|_| attestation.attest(&peer));
+    assert!(join_all(calls).await.iter().all(Result::is_ok));
+    assert_eq!(waiting.most.load(Ordering::SeqCst), 100);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attestor_that_hangs_holds_nobody_elses_place() {
+    let (quick, hung) =
+        (Fake::new("unix", Ok("uid:1")), Fake::slow("docker", Ok("x"), Duration::from_secs(600)));
+    let limits = AttestLimits { running: 4, running_per_uid: 2, ..Default::default() };
+    let attestation = with(&[quick.clone(), hung], limits);
+    let (_stream, peer) = caller();
+    let begun = tokio::time::Instant::now();
+    let outcomes = join_all((0..100).map(|_| attestation.attest(&peer))).await;
+    for outcome in outcomes {
+        assert_eq!(outcome.unwrap().to_string(), "unix:uid:1");
+    }
+    assert!(begun.elapsed() <= limits.queue_deadline + limits.attestor_deadline);
+    // From now on nobody waits for it, save one who tries.
+    let begun = tokio::time::Instant::now();
+    let (_probe, outcome) = {
+        let mut probe = Box::pin(attestation.attest(&peer));
+        assert!(futures_util::poll!(&mut probe).is_pending());
+        (probe, attestation.attest(&peer).await)
+    };
+    assert_eq!(outcome.unwrap().to_string(), "unix:uid:1");
+    assert!(begun.elapsed() <= Duration::from_secs(2), "{:?}", begun.elapsed());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attestor_that_comes_back_is_waited_for_again() {
+    let slow = Fake::slow("docker", Ok("x"), Duration::from_secs(600));
+    let attestation = with(&[Fake::new("unix", Ok("uid:1")), slow.clone()], Default::default());
+    let (_stream, peer) = caller();
+    let all = |n: usize| join_all((0..n).map(|_| attestation.attest(&peer)));
+    all(8).await;
+    slow.takes(Duration::from_secs(3));
+    // One tries and finds it back; the others did not wait for it.
+    let found = all(3).await.into_iter().filter(|it| it.as_ref().unwrap().len() == 2).count();
+    assert_eq!(found, 1);
+    let found = all(3).await.into_iter().filter(|it| it.as_ref().unwrap().len() == 2).count();
+    assert_eq!(found, 3);
 }
 
 /// Connects and waits until its standard input is closed.

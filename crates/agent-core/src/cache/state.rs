@@ -1,5 +1,8 @@
 //! The cache's state and its transitions; the lock is in the parent.
 
+mod examine;
+
+use std::cmp::Reverse;
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -8,18 +11,22 @@ use steeple_spiffe::Selector;
 use steeple_telemetry as telemetry;
 use tokio::sync::watch;
 use tracing::{debug, warn};
+use zeroize::Zeroizing;
 
 use super::index::{EntryIndex, GroupIndex};
+use super::known_bundles::{BundleWatch, KnownBundles};
 use super::update::{Identity, SignedSvid, Update};
 use super::{Applied, SigningRequest, trust_domain_of};
-use crate::bundle::{Bundles, CachedBundle};
+use crate::bundle::{Bundles, CachedBundle, replace};
 use crate::entry::{Entry, EntryId};
+use crate::sealed::{KeptEntry, KeptSvid};
 use crate::selectors::SelectorSet;
 use crate::sync::EntryDelta;
 
 pub(super) struct State {
     own: Arc<CachedBundle>,
     bundles: Bundles,
+    all_bundles: watch::Sender<Arc<KnownBundles>>,
     records: HashMap<EntryId, Record>,
     entries: EntryIndex,
     groups: HashMap<SelectorSet, Group>,
@@ -42,6 +49,8 @@ struct Record {
     last_used: SystemTime,
     failures: u32,
     retry_at: SystemTime,
+    /// Its SVID ended before there was another: it does not keep callers from the rest.
+    lapsed: bool,
 }
 
 struct Group {
@@ -62,8 +71,10 @@ enum Wake {
 impl State {
     pub(super) fn new(own: Arc<CachedBundle>, max_svids: usize) -> Self {
         let nobody = Arc::new(Update::new(Vec::new(), 0, own.clone(), Vec::new()));
+        let bundles = HashMap::from([(own.trust_domain().clone(), own.clone())]);
         Self {
-            bundles: HashMap::from([(own.trust_domain().clone(), own.clone())]),
+            all_bundles: watch::Sender::new(Arc::new(KnownBundles::new(&bundles))),
+            bundles,
             own,
             records: HashMap::new(),
             entries: EntryIndex::default(),
@@ -120,27 +131,9 @@ impl State {
     /// Gives the groups that see a bundle that changed.
     fn replace_bundles(&mut self, bundles: Bundles) -> HashSet<SelectorSet> {
         let own_domain = trust_domain_of(&self.own).clone();
-        let mut changed = HashSet::new();
-        self.bundles.retain(|domain, _| {
-            let stays = *domain == own_domain || bundles.contains_key(domain);
-            if !stays {
-                debug!(subsystem_name = CACHE, trust_domain_id = %domain, "Bundle removed");
-                changed.insert(domain.clone());
-            }
-            stays
-        });
-        for (domain, bundle) in bundles {
-            match self.bundles.get(&domain) {
-                Some(held) if held.bundle() == bundle.bundle() => continue,
-                Some(_) => {
-                    debug!(subsystem_name = CACHE, trust_domain_id = %domain, "Bundle updated");
-                }
-                None => {
-                    debug!(subsystem_name = CACHE, trust_domain_id = %domain, "Bundle added");
-                }
-            }
-            changed.insert(domain.clone());
-            self.bundles.insert(domain, bundle);
+        let changed = replace(&mut self.bundles, bundles, &own_domain, CACHE);
+        if !changed.is_empty() {
+            self.all_bundles.send_replace(Arc::new(KnownBundles::new(&self.bundles)));
         }
         if changed.contains(&own_domain) {
             self.own = self.bundles[&own_domain].clone();
@@ -305,6 +298,7 @@ impl State {
             self.ends.insert((identity.expires_at(), id.clone()));
             debug!(subsystem_name = CACHE, entry = %id, spiffe_id = %record.entry.spiffe_id, "SVID updated");
             record.identity = Some(identity);
+            record.lapsed = false;
             record.failures = 0;
             affected.extend(record.groups.iter().cloned());
         }
@@ -342,6 +336,9 @@ impl State {
         {
             count += 1;
             affected.extend(self.forget_identity(&id));
+            if let Some(record) = self.records.get_mut(&id) {
+                record.lapsed = true;
+            }
         }
         self.publish(affected, Wake::OnlyIfIdentified);
         count
@@ -456,8 +453,36 @@ impl State {
         &self.bundles
     }
 
+    pub(super) fn watch_bundles(&self) -> BundleWatch {
+        BundleWatch(self.all_bundles.subscribe())
+    }
+
     pub(super) fn own_bundle(&self) -> Arc<CachedBundle> {
         self.own.clone()
+    }
+
+    pub(super) fn has(&self, entry: &Entry) -> bool {
+        let known = self.records.get(&entry.id);
+        known.is_some_and(|record| record.entry.spiffe_id == entry.spiffe_id)
+    }
+
+    pub(super) fn kept(&self) -> Vec<KeptEntry> {
+        let mut records: Vec<&Record> = self.records.values().collect();
+        records.sort_by_key(|record| (record.groups.is_empty(), Reverse(record.last_used)));
+        let svid = |record: &Record| {
+            let identity = record.identity.as_ref()?;
+            // One that was signed for the entry as it was before is due at once.
+            let current = *record.entry == *identity.entry();
+            Some(KeptSvid {
+                chain: identity.chain().to_vec(),
+                key_pkcs8: Zeroizing::new(identity.key_pkcs8().to_vec()),
+                due: if current { identity.due() } else { SystemTime::UNIX_EPOCH },
+            })
+        };
+        records
+            .into_iter()
+            .map(|record| KeptEntry { entry: record.entry.clone(), svid: svid(record) })
+            .collect()
     }
 
     pub(super) fn count_svids(&self) -> usize {
@@ -516,7 +541,10 @@ impl State {
             return self.nobody.clone();
         }
         let records = || entries.iter().filter_map(|id| self.records.get(id));
-        let identities = records().filter_map(|record| record.identity.clone()).collect();
+        let identities: Vec<_> = records().filter_map(|record| record.identity.clone()).collect();
+        let awaited = records().any(|record| record.identity.is_none() && !record.lapsed);
+        let expected =
+            if awaited || identities.is_empty() { entries.len() } else { identities.len() };
         let mut federated = Vec::new();
         for record in records() {
             for domain in &record.entry.federates_with {
@@ -533,7 +561,7 @@ impl State {
         }
         federated.sort_by(|a, b| a.trust_domain().cmp(b.trust_domain()));
         federated.dedup_by(|a, b| Arc::ptr_eq(a, b));
-        Arc::new(Update::new(identities, entries.len(), self.own.clone(), federated))
+        Arc::new(Update::new(identities, expected, self.own.clone(), federated))
     }
 }
 
@@ -547,6 +575,7 @@ impl Record {
             last_used: SystemTime::UNIX_EPOCH,
             failures: 0,
             retry_at: SystemTime::UNIX_EPOCH,
+            lapsed: false,
         }
     }
 }

@@ -73,16 +73,38 @@ fn identities_come_in_the_order_of_entry_ids() {
     assert!(!cache.snapshot(&selectors(&["gid:1"])).has_identity());
 }
 
-#[test]
-fn a_stream_starts_once_every_matching_entry_has_its_svid() {
+#[tokio::test(start_paused = true)]
+async fn a_stream_starts_once_every_matching_entry_has_its_svid() {
     let cache = cache();
     add(&cache, vec![entry("a", &["uid:1"])]);
     sign(&cache, NOON);
     add(&cache, vec![entry("b", &["uid:1"])]);
     let mut stream = cache.subscribe(selectors(&["uid:1"]), NOON);
-    assert!(is_waiting(stream.ready()));
+    let early = tokio::time::timeout(PATIENCE / 2, stream.ready()).await;
+    assert!(early.is_err());
     assert_eq!(sign(&cache, NOON), ["b"]);
-    assert_eq!(served(&run(stream.ready())), ["a", "b"]);
+    assert_eq!(served(&*stream.ready().await), ["a", "b"]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_entry_that_no_server_signs_for_takes_nothing_from_the_others() {
+    let cache = cache();
+    add(&cache, vec![entry("a", &["uid:1"])]);
+    sign(&cache, NOON);
+    add(&cache, vec![entry("b", &["uid:1"]), entry("c", &["gid:1"])]);
+    let mut stream = cache.subscribe(selectors(&["uid:1"]), NOON);
+    let early = tokio::time::timeout(10 * PATIENCE, stream.ready()).await;
+    assert!(early.is_err(), "while nothing failed, all are worth waiting for");
+    cache.attempted(false);
+    let before = tokio::time::Instant::now();
+    assert_eq!(served(&*stream.ready().await), ["a"]);
+    assert_eq!(before.elapsed(), PATIENCE);
+    assert_eq!(sign(&cache, NOON), ["b", "c"]);
+    assert_eq!(served(&*stream.changed().await), ["a", "b"]);
+    // Who has nothing yet has nothing to begin with.
+    add(&cache, vec![entry("d", &["pid:1"])]);
+    let mut stream = cache.subscribe(selectors(&["pid:1"]), NOON);
+    assert!(tokio::time::timeout(10 * PATIENCE, stream.ready()).await.is_err());
 }
 
 #[test]
@@ -289,8 +311,8 @@ fn the_own_bundle_reaches_everybody_and_never_leaves() {
     assert_eq!(cache.own_bundle().bundle().sequence_number, 2);
 }
 
-#[test]
-fn discarded_svids_are_signed_anew_while_streams_keep_what_they_have() {
+#[tokio::test(start_paused = true)]
+async fn discarded_svids_are_signed_anew_while_streams_keep_what_they_have() {
     let cache = cache();
     add(&cache, vec![entry("a", &["uid:1"]), entry("b", &["uid:1"])]);
     sign(&cache, NOON);
@@ -300,7 +322,8 @@ fn discarded_svids_are_signed_anew_while_streams_keep_what_they_have() {
     assert_eq!(cache.discard(&all, |identity| &*identity.entry().id == "a"), 1);
     assert!(is_waiting(stream.changed()));
     let mut late = cache.subscribe(selectors(&["uid:1"]), NOON);
-    assert!(is_waiting(late.ready()), "newcomers wait for the new SVID");
+    let early = tokio::time::timeout(PATIENCE / 2, late.ready()).await;
+    assert!(early.is_err(), "newcomers wait for the new SVID");
     assert_eq!(sign(&cache, NOON), ["a"]);
     assert_eq!(served(&run(stream.changed())), ["a", "b"]);
 }
@@ -394,4 +417,28 @@ proptest! {
         prop_assert_eq!(cache.count_entries(), model.len());
         prop_assert!(cache.lock().is_without_groups());
     }
+}
+
+#[test]
+fn an_svid_that_ended_in_an_outage_does_not_keep_newcomers_from_the_rest() {
+    let cache = IdentityCache::new(bundle("example.org", 1), 100);
+    let entries = ["long", "short"].map(|id| entry(id, &["uid:1"]));
+    let delta = EntryDelta { upserted: entries.to_vec(), removed: Vec::new() };
+    cache.apply(delta, Bundles::new(), NOON);
+    let signed = |entry: &Entry, lifetime| {
+        (Arc::new(entry.clone()), svid(entry.spiffe_id.as_str(), NOON + lifetime))
+    };
+    cache.install(vec![signed(&entries[0], HOUR), signed(&entries[1], HOUR / 4)]);
+    let selectors: SelectorSet = [Selector::new("unix", "uid:1")].into_iter().collect();
+    let ids = |update: &Update| {
+        update.identities().map(|it| it.entry().id.to_string()).collect::<Vec<_>>()
+    };
+    assert_eq!(cache.expire(NOON + HOUR / 2), 1);
+    let update = cache.subscribe(selectors.clone(), NOON + HOUR / 2).current();
+    assert!(update.is_complete());
+    assert_eq!(ids(&update), ["long"]);
+    // With nothing left there is nothing to say yet.
+    cache.expire(NOON + 2 * HOUR);
+    let update = cache.subscribe(selectors, NOON + 2 * HOUR).current();
+    assert!(!update.is_complete() && !update.has_identity());
 }

@@ -3,12 +3,15 @@
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
+use bytes::Bytes;
+use steeple_pki::Bundle;
+use steeple_pki::bundle::{Indent, wit_svid_jwks};
 use steeple_pki::x509::Certificate;
 use zeroize::Zeroizing;
 
 use crate::bundle::CachedBundle;
 use crate::entry::{Entry, duplicate_hints};
-use crate::wire::{self, Frame, IdentityFragment};
+use crate::wire::{self, Frame, IdentityFragment, WithKey};
 
 /// A signed chain and its key, as they come from the signer.
 pub struct SignedSvid {
@@ -20,12 +23,28 @@ pub struct SignedSvid {
     pub due: SystemTime,
 }
 
+impl SignedSvid {
+    /// When the leaf stops being valid.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.chain.first().map(Certificate::not_after)
+    }
+}
+
 /// An entry together with its current X.509-SVID; immutable, encoded once.
 pub struct Identity {
     entry: Arc<Entry>,
     chain: Vec<Certificate>,
     due: SystemTime,
     fragment: IdentityFragment,
+    pem: OnceLock<Pem>,
+}
+
+/// A chain and its key as PEM, for those who want them so.
+pub struct Pem {
+    /// The certificates, leaf first.
+    pub chain: Bytes,
+    /// The key as a block `PRIVATE KEY`; wiped with its last reference.
+    pub key: Bytes,
 }
 
 impl Identity {
@@ -33,7 +52,7 @@ impl Identity {
         let der: Vec<u8> = svid.chain.iter().flat_map(|cert| cert.der().iter().copied()).collect();
         let fragment =
             IdentityFragment::new(entry.spiffe_id.as_str(), &der, &svid.key_pkcs8, &entry.hint);
-        Self { entry, chain: svid.chain, due: svid.due, fragment }
+        Self { entry, chain: svid.chain, due: svid.due, fragment, pem: OnceLock::new() }
     }
 
     /// The entry that grants it.
@@ -46,9 +65,33 @@ impl Identity {
         &self.chain
     }
 
+    /// The chain and the key as PEM, written by the first who asks and shared.
+    pub fn pem(&self) -> &Pem {
+        self.pem.get_or_init(|| {
+            let chain: String = self.chain.iter().map(Certificate::pem).collect();
+            let key = steeple_pki::pem::encode("PRIVATE KEY", self.fragment.key_pkcs8());
+            Pem { chain: chain.into(), key: wire::wiped(Zeroizing::new(key.into_bytes())) }
+        })
+    }
+
+    /// The key, PKCS#8 DER.
+    pub(super) fn key_pkcs8(&self) -> &[u8] {
+        self.fragment.key_pkcs8()
+    }
+
     /// When the leaf stops being valid.
     pub fn expires_at(&self) -> SystemTime {
         self.chain.first().map_or(SystemTime::UNIX_EPOCH, Certificate::not_after)
+    }
+
+    /// Whether a delegate or broker may have it: no identity that administers a server.
+    pub fn is_delegable(&self) -> bool {
+        !self.entry.admin && !self.entry.downstream
+    }
+
+    /// The identity as delegates get it.
+    pub fn with_key(&self) -> WithKey<'_> {
+        WithKey::new(&self.entry.spiffe_id, &self.chain, &self.entry.hint, &self.fragment)
     }
 
     /// When it is to be renewed.
@@ -70,10 +113,13 @@ pub struct Update {
     x509_svids: OnceLock<Frame>,
     x509_bundles: OnceLock<Frame>,
     jwt_bundles: OnceLock<Frame>,
+    delegated: OnceLock<Frame>,
+    wit_bundles: OnceLock<Frame>,
+    brokered: OnceLock<Frame>,
 }
 
 impl Update {
-    /// `identities` in ascending order of entry ID; `entries` counts all that
+    /// `identities` in ascending order of entry ID; `entries` counts those to wait for: all that
     /// match, with an SVID or without; `federated` sorted by trust domain.
     pub(super) fn new(
         identities: Vec<Arc<Identity>>,
@@ -91,6 +137,9 @@ impl Update {
             x509_svids: OnceLock::new(),
             x509_bundles: OnceLock::new(),
             jwt_bundles: OnceLock::new(),
+            delegated: OnceLock::new(),
+            wit_bundles: OnceLock::new(),
+            brokered: OnceLock::new(),
         }
     }
 
@@ -112,6 +161,11 @@ impl Update {
             .enumerate()
             .filter(|(position, _)| self.hidden.binary_search(position).is_err())
             .map(|(_, identity)| identity.as_ref())
+    }
+
+    /// Every identity, those included that share a hint with an older entry.
+    pub fn all_identities(&self) -> impl Iterator<Item = &Identity> + Clone {
+        self.identities.iter().map(Arc::as_ref)
     }
 
     /// The identities left out because an older entry has the same hint.
@@ -151,6 +205,57 @@ impl Update {
     pub fn jwt_bundles(&self) -> &Frame {
         self.jwt_bundles
             .get_or_init(|| wire::jwt_bundles(self.visible_bundles().map(CachedBundle::fragment)))
+    }
+
+    /// The `WITBundlesResponse`, by the same rule.
+    pub fn wit_bundles(&self) -> &Frame {
+        self.wit_bundles.get_or_init(|| {
+            let bundles = self.visible_bundles().map(CachedBundle::bundle);
+            let entry = |bundle: &Bundle| {
+                (bundle.trust_domain.id_string(), wit_svid_jwks(bundle, Indent::FourSpaces))
+            };
+            wire::wit_bundles(&bundles.map(entry).collect::<Vec<_>>())
+        })
+    }
+
+    /// The `SubscribeToX509SVIDsResponse` of the delegated identity API: hints that several
+    /// share are left to the delegate.
+    pub fn delegated_x509_svids(&self) -> &Frame {
+        self.delegated.get_or_init(|| {
+            let identities: Vec<_> = self.delegable().map(Identity::with_key).collect();
+            wire::delegated_x509_svids(&identities, &self.federates_with())
+        })
+    }
+
+    /// The Broker API's `SubscribeToX509SVIDResponse`, which is the Workload API's message
+    /// without the identities that nobody else may have.
+    pub fn brokered_x509_svids(&self) -> &Frame {
+        if self.identities().all(Identity::is_delegable) {
+            return self.x509_svids();
+        }
+        self.brokered.get_or_init(|| {
+            let identities = self.identities().filter(|identity| identity.is_delegable());
+            wire::x509_svids(
+                identities.map(|identity| &identity.fragment),
+                self.bundle.fragment(),
+                self.federated().map(CachedBundle::fragment),
+            )
+        })
+    }
+
+    /// The identities that somebody else may have on the workload's behalf, whatever their hints.
+    pub fn delegable(&self) -> impl Iterator<Item = &Identity> + Clone {
+        self.identities.iter().map(Arc::as_ref).filter(|identity| identity.is_delegable())
+    }
+
+    /// As [`Self::delegable`], to be kept.
+    pub fn delegable_shared(&self) -> impl Iterator<Item = &Arc<Identity>> + Clone {
+        self.identities.iter().filter(|identity| identity.is_delegable())
+    }
+
+    /// The trust domains of [`Self::federated`], as SPIFFE IDs.
+    pub fn federates_with(&self) -> Vec<String> {
+        self.federated.iter().map(|bundle| bundle.trust_domain().id_string()).collect()
     }
 
     /// The bundles this caller may see, its own trust domain's first.

@@ -156,3 +156,70 @@ async fn callers_who_hang_up_leave_nothing_behind() {
     }
     assert!(tokens.flights().is_empty());
 }
+
+fn at(minutes: u32) -> SystemTime {
+    NOON + Duration::from_secs(60) * minutes
+}
+
+#[tokio::test]
+async fn what_is_asked_for_again_is_renewed_before_it_is_due_and_what_is_not_is_left() {
+    let (signer, tokens) = tokens(10);
+    let entry = entry("a", &["uid:1"]);
+    for (name, times) in [("busy", 2), ("once", 1)] {
+        for _ in 0..times {
+            tokens.fetch(&entry, &audience(&[name]), NOON).await.unwrap();
+        }
+    }
+    assert!(tokens.hot(at(20)).is_empty(), "too early");
+    let hot = tokens.hot(at(27));
+    assert_eq!(hot.iter().map(|hot| hot.audience[0].as_str()).collect::<Vec<_>>(), ["busy"]);
+    assert!(tokens.refresh(&hot[0], at(27)).await);
+    // The caller at half-life does not wait: the new token is there.
+    let renewed = tokens.fetch(&entry, &audience(&["busy"]), at(5)).await.unwrap();
+    assert_eq!((&*renewed.token, signer.calls.load(Ordering::SeqCst)), ("busy#2", 3));
+    tokens.refresh(&hot[0], at(27)).await;
+    assert!(tokens.hot(at(27)).is_empty(), "nobody asked for the new one yet");
+}
+
+#[tokio::test]
+async fn nobody_who_has_a_token_waits_for_a_server_that_is_away() {
+    let (signer, tokens) = tokens(10);
+    let entry = entry("a", &["uid:1"]);
+    for _ in 0..2 {
+        tokens.fetch(&entry, &audience(&["x"]), NOON).await.unwrap();
+    }
+    signer.down.store(true, Ordering::SeqCst);
+    let hot = tokens.hot(at(27));
+    assert!(!tokens.refresh(&hot[0], at(27)).await);
+    assert!(tokens.hot(at(27)).is_empty(), "not again at once");
+    assert_eq!(tokens.hot(at(28)).len(), 1);
+    assert!(!tokens.refresh(&hot[0], at(40)).await);
+    // Answered without an attempt: the source would say that it is asked.
+    signer.down.store(false, Ordering::SeqCst);
+    let cached = tokens.fetch(&entry, &audience(&["x"]), at(40)).await.unwrap();
+    assert_eq!((&*cached.token, signer.calls.load(Ordering::SeqCst)), ("x#0", 1));
+    let later = tokens.fetch(&entry, &audience(&["x"]), at(42)).await.unwrap();
+    assert_eq!(&*later.token, "x#1");
+}
+
+#[tokio::test]
+async fn a_late_answer_of_a_withdrawn_key_is_not_kept() {
+    let (_, tokens) = tokens(10);
+    let entry = entry("a", &["uid:1"]);
+    tokens.forget_keys(&HashSet::from(["kid".to_string()]));
+    tokens.fetch(&entry, &audience(&["x"]), NOON).await.unwrap();
+    assert_eq!(tokens.count(), 0);
+}
+
+#[tokio::test]
+async fn what_is_kept_on_disk_is_served_again() {
+    let (signer, tokens) = tokens(10);
+    let entry = Arc::new(entry("a", &["uid:1"]));
+    tokens.fetch(&entry, &audience(&["y", "x"]), NOON).await.unwrap();
+    assert!(tokens.kept(NOON + HOUR).is_empty());
+    let kept = tokens.kept(at(5)).pop().unwrap();
+    let again = JwtSvids::new(signer.clone(), 10);
+    again.restore(&entry, &kept.audience, kept.svid);
+    again.fetch(&entry, &audience(&["x", "y"]), at(5)).await.unwrap();
+    assert_eq!(signer.calls.load(Ordering::SeqCst), 1);
+}

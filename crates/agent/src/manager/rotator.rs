@@ -9,7 +9,7 @@ use steeple_runtime::Backoff;
 use steeple_telemetry::call;
 use tracing::{debug, error, info};
 
-use super::{Manager, SUBSYSTEM};
+use super::{Manager, NO_WAY_BACK, SUBSYSTEM};
 use crate::attestation::{FirstTrust, agent_csr};
 use crate::credentials::AgentSvid;
 use crate::error::AgentError;
@@ -18,7 +18,9 @@ use crate::telemetry;
 impl Manager {
     /// Looks at the SVID every few seconds; gives why it could not be kept.
     pub(super) async fn rotation_loop(&self) -> AgentError {
-        let mut pauses = Backoff::with_default_max(ROTATION_INTERVAL);
+        let seed = steeple_pki::digest::seed(&self.credentials.id());
+        let mut pauses = Backoff::with_default_max(ROTATION_INTERVAL).drifting(seed);
+        let mut jolts = self.jolts.subscribe();
         loop {
             let rotation = self.credentials.rotation();
             if rotation.is_due(self.clock.now()) {
@@ -32,9 +34,16 @@ impl Manager {
                     Err(error) => {
                         error!(subsystem_name = SUBSYSTEM, %error, "Could not {what}");
                         if rotation.has_ended(self.clock.now()) {
-                            return AgentError::Expired { what, source: Box::new(error) };
-                        }
-                        if matches!(error.refusal(), Refusal::Reattest | Refusal::Banned) {
+                            if !self.credentials.reattestable() {
+                                error!(subsystem_name = SUBSYSTEM, "{NO_WAY_BACK}");
+                            }
+                            // With an offline cache only a server's word ends it.
+                            let outage = error.is_outage()
+                                || (error.is_local() && !self.server.is_reachable().await);
+                            if self.offline.is_none() || !outage {
+                                return AgentError::Expired { what, source: Box::new(error) };
+                            }
+                        } else if matches!(error.refusal(), Refusal::Reattest | Refusal::Banned) {
                             return error;
                         }
                     }
@@ -44,7 +53,10 @@ impl Manager {
             }
             // No later than it is due, for SVIDs that live for seconds.
             let until_due = self.credentials.rotation().until_due(self.clock.now());
-            tokio::time::sleep(pauses.next().min(until_due.max(SHORTEST_SLEEP))).await;
+            let pause = pauses.next().min(until_due.max(SHORTEST_SLEEP));
+            if Self::nap(&mut jolts, pause).await {
+                pauses.reset();
+            }
         }
     }
 
@@ -53,11 +65,15 @@ impl Manager {
         if !self.credentials.reattestable() {
             return Err(AgentError::NotReattestable);
         }
+        let _upkeep = self.upkeep.lock().await;
         self.reattest().await
     }
 
     async fn rotate(&self) -> Result<(), AgentError> {
-        if self.credentials.reattestable() {
+        let _upkeep = self.upkeep.lock().await;
+        let ended = self.credentials.rotation().has_ended(self.clock.now());
+        // Nobody renews what has ended; with an offline cache this may be a start.
+        if self.credentials.reattestable() || (ended && self.offline.is_some()) {
             return self.reattest().await;
         }
         let call = call(&["agent_svid", "rotate"]);

@@ -1,10 +1,11 @@
 //! Having X.509-SVIDs signed: whatever the cache wants, in batches.
 
 use std::convert::Infallible;
+use std::sync::Arc;
 use std::time::Duration;
 
 use steeple_agent_core::cache::{SignedSvid, SigningRequest};
-use steeple_agent_core::entry::EntryId;
+use steeple_agent_core::entry::{Entry, EntryId};
 use steeple_agent_core::sync::BatchSize;
 use steeple_pki::{Certificate, KeyType, PrivateKey};
 use steeple_runtime::Backoff;
@@ -17,6 +18,12 @@ use super::{Manager, SUBSYSTEM};
 use crate::attestation::request_subject;
 use crate::credentials::warn_of_fallback;
 use crate::error::AgentError;
+
+/// What the server made of a batch.
+pub(super) struct Minted {
+    pub(super) signed: Vec<(Arc<Entry>, SignedSvid)>,
+    pub(super) refused: Vec<EntryId>,
+}
 
 impl Manager {
     /// Signs until nothing is wanted that the server would sign now.
@@ -48,6 +55,7 @@ impl Manager {
             let held = self.cache.count_x509_svids() as f64;
             telemetry::gauge(&["lru_cache_svid_map_size"], held, &[("svid_type", "X509")]);
             if let Err(error) = outcome {
+                self.cache.attempted(false);
                 self.batch().failed(attempted);
                 return Err(error);
             }
@@ -58,6 +66,7 @@ impl Manager {
     /// Waits until a caller needs an SVID, one is due, or one ends.
     pub(super) async fn signing_loop(&self) -> Infallible {
         let mut patience = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
+        let mut jolts = self.jolts.subscribe();
         loop {
             match self.sign_all().await {
                 Ok(()) => {
@@ -73,13 +82,24 @@ impl Manager {
                 }
                 Err(error) => {
                     error!(subsystem_name = SUBSYSTEM, %error, "SVID sync failed");
-                    tokio::time::sleep(patience.next()).await;
+                    if Self::nap(&mut jolts, patience.next()).await {
+                        patience.reset();
+                    }
                 }
             }
         }
     }
 
     async fn sign(&self, wanted: Vec<SigningRequest>) -> Result<(), AgentError> {
+        let minted = self.mint(wanted).await?;
+        self.cache.refused(&minted.refused, self.clock.now());
+        self.cache.attempted(minted.refused.is_empty());
+        self.cache.install(minted.signed);
+        Ok(())
+    }
+
+    /// Makes keys and has the server sign for them.
+    pub(super) async fn mint(&self, wanted: Vec<SigningRequest>) -> Result<Minted, AgentError> {
         wanted.iter().for_each(announce);
         let key_type = self.settings.workload_key_type;
         let ids: Vec<String> =
@@ -102,9 +122,7 @@ impl Manager {
                 None => refused.push(request.entry.id.clone()),
             }
         }
-        self.cache.refused(&refused, self.clock.now());
-        self.cache.install(signed);
-        Ok(())
+        Ok(Minted { signed, refused })
     }
 
     fn svid(
@@ -124,7 +142,7 @@ impl Manager {
         SignedSvid { chain, key_pkcs8: key.to_pkcs8_der(), due }
     }
 
-    fn batch(&self) -> std::sync::MutexGuard<'_, BatchSize> {
+    pub(super) fn batch(&self) -> std::sync::MutexGuard<'_, BatchSize> {
         self.batch.lock().expect("no code panics while it holds the batch size")
     }
 }

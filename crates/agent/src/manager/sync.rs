@@ -2,14 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant};
 
 use steeple_agent_core::bundle::{Bundles, CachedBundle};
-use steeple_agent_core::entry::Entry;
 use steeple_agent_core::node::Refusal;
+use steeple_agent_core::push::breather;
 use steeple_agent_core::sync::{EntryDelta, KnownEntries, SyncSchedule};
 use steeple_pki::Bundle;
-use steeple_pki::x509::Certificate;
 use steeple_spiffe::TrustDomain;
 use steeple_telemetry as telemetry;
 use tracing::{error, info, warn};
@@ -17,12 +16,19 @@ use tracing::{error, info, warn};
 use super::{Manager, SUBSYSTEM, SyncState};
 use crate::error::AgentError;
 
-/// A clock that goes back by more was set back; by less, it is being kept right.
-const CLOCK_STEP: Duration = Duration::from_secs(10);
+/// After a hint whose sync brought no entries: every server follows the others within 250 ms.
+const SECOND_LOOK: Duration = Duration::from_millis(300);
 
 impl Manager {
-    /// One sync: entries by difference, bundles, and what follows from both.
+    /// One sync, and a note of how it went.
     pub(crate) async fn synchronize(&self) -> Result<(), AgentError> {
+        let outcome = self.sync_once().await;
+        self.book.ended(outcome.as_ref().copied(), self.clock.now());
+        outcome
+    }
+
+    /// Entries by difference, bundles, and what follows from both.
+    async fn sync_once(&self) -> Result<(), AgentError> {
         let known = self.state().known.clone();
         let call = telemetry::call(&["manager", "sync", "fetch_entries_updates"]);
         let fetched = self.fetch(&known).await;
@@ -39,13 +45,14 @@ impl Manager {
         telemetry::gauge(&["sync_entries_dropped"], delta.removed.len() as f64, &[]);
         self.use_bundles(&bundles);
         let now = self.clock.now();
-        let served = {
+        let learned = {
             let mut state = self.state();
             state.known.apply(&delta);
             state.remember(&delta);
-            without_stored(delta)
+            self.book.learned(&delta);
+            delta
         };
-        self.cache.apply(served, cached(bundles), now);
+        self.apply(learned, cached(bundles), now);
         self.credentials.synced(now);
         telemetry::gauge(&["sync_bundles_total"], bundles_total as f64, &[]);
         telemetry::gauge(&["sync_entries_total"], self.state().known.len() as f64, &[]);
@@ -85,15 +92,16 @@ impl Manager {
 
     /// Syncs for as long as the server has this agent; gives why it has not.
     pub(super) async fn sync_loop(&self, schedule: &mut SyncSchedule) -> AgentError {
-        let mut pause = schedule.first();
-        let mut seen = self.clock.now();
+        let (mut pause, mut breath) = (schedule.first(), Duration::ZERO);
+        let mut jolts = self.jolts.subscribe();
         loop {
-            tokio::time::sleep(pause).await;
-            let now = self.clock.now();
-            if now + CLOCK_STEP < seen {
-                self.clock_was_set_back(now);
+            let hinted = self.wait_for_turn(breath, pause).await;
+            let before = self.state().known.changes();
+            if jolts.has_changed().unwrap_or_default() {
+                jolts.mark_unchanged();
+                schedule.jolted();
             }
-            seen = now;
+            let begun = Instant::now();
             pause = match self.synchronize().await {
                 Ok(()) => {
                     self.contact_restored();
@@ -113,20 +121,22 @@ impl Manager {
                     schedule.failed()
                 }
             };
+            breath = breather(begun.elapsed());
+            // The server that hinted may be ahead of the one that answered.
+            if hinted && self.state().known.changes() == before {
+                pause = pause.min(SECOND_LOOK);
+            }
         }
     }
 
-    /// What was issued in a time that is yet to come again is replaced: nobody would accept it.
-    fn clock_was_set_back(&self, now: SystemTime) {
-        let early = |leaf: &Certificate| leaf.not_before() > now;
-        let x509_svids = self
-            .cache
-            .discard(&self.cache.signed_entries(), |held| held.chain().first().is_some_and(early));
-        let jwt_svids = self.jwt.forget_issued_after(now);
-        warn!(
-            subsystem_name = SUBSYSTEM,
-            x509_svids, jwt_svids, "The clock was set back; replacing SVIDs that are not valid yet"
-        );
+    /// Until the next sync is due, or (`true`) the server hints at news; not before `breath`.
+    async fn wait_for_turn(&self, breath: Duration, pause: Duration) -> bool {
+        let breath = breath.min(pause);
+        tokio::time::sleep(breath).await;
+        tokio::select! {
+            () = self.hints.notified() => true,
+            () = tokio::time::sleep(pause - breath) => false,
+        }
     }
 
     /// Either the server is an impostor or its authority was replaced while
@@ -175,6 +185,14 @@ impl Manager {
         }
     }
 
+    /// Takes entries that were kept for synced ones.
+    pub(super) fn remember(&self, delta: &EntryDelta) {
+        let mut state = self.state();
+        state.known.apply(delta);
+        state.remember(delta);
+        self.book.learned(delta);
+    }
+
     fn state(&self) -> std::sync::MutexGuard<'_, SyncState> {
         self.state.lock().expect("no code panics while it holds the sync state")
     }
@@ -204,15 +222,6 @@ impl SyncState {
             }
         }
     }
-}
-
-/// Entries for SVID stores are known but never served: to the cache they do
-/// not exist, and one that becomes such an entry is gone.
-fn without_stored(delta: EntryDelta) -> EntryDelta {
-    let (stored, served): (Vec<Entry>, Vec<Entry>) =
-        delta.upserted.into_iter().partition(|entry| entry.store_svid);
-    let removed = delta.removed.into_iter().chain(stored.into_iter().map(|entry| entry.id));
-    EntryDelta { upserted: served, removed: removed.collect() }
 }
 
 fn cached(bundles: Vec<Bundle>) -> Bundles {

@@ -65,6 +65,7 @@ impl Manager {
         let mut waiting = self.sweeps.receiver.lock().await;
         loop {
             let Some(authorities) = waiting.recv().await else { std::future::pending().await };
+            self.sweep_stored(&authorities);
             let entries = self.cache.signed_entries();
             if entries.is_empty() {
                 debug!(
@@ -104,7 +105,7 @@ impl Manager {
         }
     }
 
-    fn is_signed_by(&self, chain: &[Certificate], authorities: &[Certificate]) -> bool {
+    pub(super) fn is_signed_by(&self, chain: &[Certificate], authorities: &[Certificate]) -> bool {
         let Some((leaf, intermediates)) = chain.split_first() else { return false };
         verify_path(leaf, intermediates, authorities, self.clock.now()).is_ok()
     }

@@ -37,10 +37,12 @@ impl ServerJwtSource {
     ) -> Result<types::Jwtsvid, Status> {
         let mut pauses = Backoff::with_default_max(FIRST_PAUSE);
         loop {
-            let attempt = request.clone();
             let answer = self
                 .client
-                .call(async |channel| SvidClient::new(channel).new_jwtsvid(attempt).await)
+                .call(|channel| {
+                    let request = request.clone();
+                    async move { SvidClient::new(channel).new_jwtsvid(request).await }
+                })
                 .await;
             match answer {
                 Ok(answer) => {

@@ -24,7 +24,7 @@ impl ServerClient {
         incremental: bool,
     ) -> Result<EntryDelta, AgentError> {
         if incremental {
-            let outcome = self.call(async |channel| sync(channel, known).await).await;
+            let outcome = self.call(|channel| sync(channel, known)).await;
             match outcome {
                 Err(status) if status.code() == Code::Unimplemented => {}
                 Ok(delta) => return Ok(delta),
@@ -33,7 +33,9 @@ impl ServerClient {
         }
         let request = entry_api::GetAuthorizedEntriesRequest { output_mask: Some(output_mask()) };
         let answer = self
-            .call(async |channel| EntryClient::new(channel).get_authorized_entries(request).await)
+            .call(|channel| async move {
+                EntryClient::new(channel).get_authorized_entries(request).await
+            })
             .await
             .map_err(failed)?;
         Ok(EntryDelta::between(known, convert::entries(answer.into_inner().entries)))

@@ -10,6 +10,7 @@ use std::time::Duration;
 use steeple_agent::{Agent, AgentError};
 use steeple_config::{AgentFlags, load_agent};
 use steeple_net::channel::Channel;
+use steeple_net::unix::Sockets;
 use steeple_pki::Certificate;
 use steeple_proto::spire::api::types::permission_denied_details::Reason;
 use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
@@ -79,7 +80,7 @@ impl Node {
         let (config, _) =
             load_agent(Some(&file), &AgentFlags::default(), false, &|_| None).unwrap();
         let log = log();
-        let agent = Agent { config, log, clock: Arc::new(SystemClock) };
+        let agent = Agent { config, log, clock: Arc::new(SystemClock), sockets: Sockets::new() };
         let (stop, stopped) = oneshot::channel();
         let shutdown = async {
             let _ = stopped.await;
@@ -379,23 +380,48 @@ async fn a_server_that_says_no_ends_the_start() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn with_rebootstrap_a_new_authority_of_the_server_is_accepted_after_the_delay() {
-    let mut server = Server::start().await;
-    server.add_entry("a");
-    server.state().reattestable = true;
-    let node = Node {
-        bootstrap: "trust_bundle_path = \"DIR/bundle.pem\"\n rebootstrap_mode = \"always\"\n rebootstrap_delay = \"1s\"",
-        ..Node::of(&server)
-    };
-    let agent = node.start();
-    agent.identities().await;
-    server.replace_authority().await;
-    let bundle = server.authority.certificate.pem();
-    std::fs::write(node.directory.path().join("bundle.pem"), bundle).unwrap();
-    assert_eq!(agent.failure().await, "shutting down for rebootstrapping");
-    let again = node.start();
-    assert_eq!(again.identities().await, ["a"]);
-    again.stop().await;
-    assert_eq!(server.state().attestations, 2);
+    for bootstrap in [
+        "trust_bundle_path = \"DIR/bundle.pem\"\n rebootstrap_mode = \"always\"\n rebootstrap_delay = \"1s\"",
+        "trust_bundle_path = \"DIR/bundle.pem\"\n rebootstrap_mode = \"auto\"\n rebootstrap_delay = \"1s\"",
+    ] {
+        let mut server = Server::start().await;
+        server.add_entry("a");
+        server.state().reattestable = true;
+        let node = Node { bootstrap, ..Node::of(&server) };
+        let agent = node.start();
+        agent.identities().await;
+        server.replace_authority().await;
+        let bundle = server.authority.certificate.pem();
+        std::fs::write(node.directory.path().join("bundle.pem"), bundle).unwrap();
+        assert_eq!(agent.failure().await, "shutting down for rebootstrapping");
+        let again = node.start();
+        assert_eq!(again.identities().await, ["a"]);
+        again.stop().await;
+        assert_eq!(server.state().attestations, 2);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn rebootstrapping_needs_an_attestation_that_can_be_repeated() {
+    for (mode, failure) in [
+        ("auto", "x509: certificate signed by unknown authority"),
+        ("always", "you have requested rebootstrap support"),
+    ] {
+        let mut server = Server::start().await;
+        server.add_entry("a");
+        let bootstrap = match mode {
+            "auto" => "trust_bundle_path = \"DIR/bundle.pem\"\n rebootstrap_mode = \"auto\"",
+            _ => "trust_bundle_path = \"DIR/bundle.pem\"\n rebootstrap_mode = \"always\"",
+        };
+        let node = Node { bootstrap, ..Node::of(&server) };
+        let agent = node.start();
+        if mode == "auto" {
+            agent.identities().await;
+            server.replace_authority().await;
+        }
+        let said = agent.failure().await;
+        assert!(said.contains(failure), "{mode}: {said}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

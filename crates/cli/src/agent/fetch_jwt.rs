@@ -80,7 +80,9 @@ impl Verb for Fetch {
 
 /// SPIRE says what it was after where no connection came about, and only there.
 fn unreached(status: Status) -> Failure {
-    let reached = !status.message().starts_with("connection error: ");
     let failure = Failure::from(status);
-    if reached { failure } else { Failure(format!("failed to receive JWT bundles: {}", failure.0)) }
+    match failure.0.contains(" desc = connection error: ") {
+        true => failure.context("failed to receive JWT bundles"),
+        false => failure,
+    }
 }

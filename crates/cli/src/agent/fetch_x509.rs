@@ -83,7 +83,14 @@ fn write(env: &mut Env, directory: &Path, identities: &[Identity]) -> Result<(),
     let mut save = |name: String, what: String, content: &[u8], mode: u32| {
         let path = directory.join(name);
         env.out(&format!("Writing {what} to file {}.\n", path.display()));
-        fsx::write_atomic(&path, content, mode).map_err(|error| Failure(error.to_string()))
+        fsx::write_atomic(&path, content, mode).map_err(|error| {
+            let told = error.to_string();
+            match told.strip_prefix("create ").and_then(|told| told.rsplit_once(": ")) {
+                // The name of the temporary file says nothing to anybody.
+                Some((_, why)) => Failure(format!("open {}: {why}", path.display())),
+                None => Failure(told),
+            }
+        })
     };
     for (index, identity) in identities.iter().enumerate() {
         let chain = certificates(&identity.chain);

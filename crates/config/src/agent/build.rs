@@ -11,13 +11,14 @@ use steeple_runtime::duration::{format_go, parse_go};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
 use super::{
-    AgentConfig, AgentExperimental, AgentFlags, RebootstrapMode, WorkloadKeyType, bootstrap, broker,
+    AgentConfig, AgentExperimental, AgentFlags, RebootstrapMode, SdsConfig, WorkloadKeyType,
+    WorkloadRateLimits, bootstrap, broker, outage,
 };
 use crate::{
     checks::{Checker, absolute, on, overlay, overlay_switch, quote, set, shared_section, shorten},
     plugins::{self, Catalog, PluginType},
     problem::{Notice, NoticeKind, Problems},
-    raw::agent::{Agent, Experimental, File, RateLimit},
+    raw::agent::{Agent, Experimental, File, RateLimit, Sds},
     source::{Source, describe},
     telemetry::{self, ProfilingConfig, ProfilingKeys},
 };
@@ -31,38 +32,41 @@ static CATALOG: Catalog = Catalog {
             kind: "KeyManager",
             at_least: 1,
             at_most: 1,
-            built: &["disk", "memory", "pkcs11"],
+            built: &["disk", "memory", "pkcs11", "tpm"],
             missing: &[],
         },
         PluginType {
             kind: "NodeAttestor",
             at_least: 1,
             at_most: 1,
-            built: &["join_token"],
-            missing: &[
+            built: &[
                 "aws_iid",
                 "azure_imds",
                 "azure_msi",
+                "composite",
                 "gcp_iit",
                 "http_challenge",
+                "join_token",
                 "k8s_psat",
                 "sshpop",
+                "tpm",
                 "tpm_devid",
                 "x509pop",
             ],
+            missing: &[],
         },
         PluginType {
             kind: "WorkloadAttestor",
             at_least: 1,
             at_most: 0,
-            built: &["unix"],
-            missing: &["docker", "k8s", "slurm", "systemd", "windows"],
+            built: &["docker", "k8s", "slurm", "systemd", "unix"],
+            missing: &["windows"],
         },
         PluginType {
             kind: "SVIDStore",
             at_least: 0,
             at_most: 0,
-            built: &[],
+            built: &["disk"],
             missing: &["aws_secretsmanager", "gcp_secretmanager"],
         },
     ],
@@ -90,8 +94,8 @@ pub(super) fn build(
     let profiling = profiling(&mut checker, &agent);
     let plugins = plugins::build(&mut checker, &file.plugins, &CATALOG).unwrap_or_default();
     let trust_domain = checker.trust_domain("agent.trust_domain", &agent.trust_domain);
-    check_not_yet(&mut checker, &agent, trust_domain.as_ref());
-    let (server_address, server_port) = server(&mut checker, &agent);
+    let authorized_delegates = delegates(&mut checker, &agent, trust_domain.as_ref());
+    let (server_port, servers) = server(&mut checker, &agent);
     let join_token = join_token(&mut checker, &agent);
     let bootstrap = bootstrap::build(&mut checker, &agent);
     let rebootstrap_mode = rebootstrap_mode(&mut checker, &agent);
@@ -112,32 +116,29 @@ pub(super) fn build(
         )
         .unwrap_or_default();
     let availability_target = availability_target(&mut checker, &agent);
-    let mut size = |name: &str, value: &Located<i64>| {
-        usize::try_from(value.value.unwrap_or_default()).unwrap_or_else(|_| {
-            let text = format!("{name} should not be negative");
-            checker.problem(value.line(), &format!("agent.{name}"), text);
-            0
-        })
-    };
     let x509_svid_cache_max_size =
-        size("x509_svid_cache_max_size", &agent.x509_svid_cache_max_size);
-    let jwt_svid_cache_max_size = size("jwt_svid_cache_max_size", &agent.jwt_svid_cache_max_size);
+        size(&mut checker, "x509_svid_cache_max_size", &agent.x509_svid_cache_max_size);
+    let jwt_svid_cache_max_size =
+        size(&mut checker, "jwt_svid_cache_max_size", &agent.jwt_svid_cache_max_size);
     let health_checks = Checker::health_checks(&file.health_checks.value.unwrap_or_default());
     let raw = agent.experimental.value.take().unwrap_or_default();
-    broker::check(&mut checker, &raw.broker, sockets.public.as_deref());
+    let broker = broker::build(&mut checker, &raw.broker, sockets.public.as_deref());
     let experimental = experimental(&mut checker, &raw);
+    let sds = sds(&mut checker, &agent);
 
     let config = trust_domain.zip(server_port).zip(bootstrap).map(
         |((trust_domain, server_port), bootstrap)| AgentConfig {
             config_path: source.path.clone(),
             trust_domain,
-            server_address,
-            server_port,
+            server_address: servers.first().map(|(host, _)| host.clone()).unwrap_or_default(),
+            server_port: servers.first().map_or(server_port, |(_, port)| *port),
+            servers,
             data_dir: PathBuf::from(set(&agent.data_dir).unwrap_or(".")),
             socket_path: sockets.public,
             admin_socket_path: sockets.admin,
             disable_workload_api: on(&agent.disable_workload_api),
             disable_sds_api: on(&agent.disable_sds_api),
+            sds,
             log,
             log_selectors: agent.log_selectors.value.unwrap_or_default(),
             bootstrap,
@@ -146,6 +147,8 @@ pub(super) fn build(
             join_token,
             allow_unauthenticated_verifiers: on(&agent.allow_unauthenticated_verifiers),
             allowed_foreign_jwt_claims: agent.allowed_foreign_jwt_claims.value.unwrap_or_default(),
+            authorized_delegates,
+            broker,
             availability_target,
             workload_x509_svid_key_type,
             x509_svid_cache_max_size,
@@ -158,6 +161,14 @@ pub(super) fn build(
         },
     );
     checker.finish(config)
+}
+
+fn size(checker: &mut Checker, name: &str, value: &Located<i64>) -> usize {
+    usize::try_from(value.value.unwrap_or_default()).unwrap_or_else(|_| {
+        let text = format!("{name} should not be negative");
+        checker.problem(value.line(), &format!("agent.{name}"), text);
+        0
+    })
 }
 
 /// SPIRE's name for a block whose keys it looks at.
@@ -197,9 +208,10 @@ fn apply_flags(agent: &mut Agent, flags: &AgentFlags) {
     }
 }
 
-fn server(checker: &mut Checker, agent: &Agent) -> (String, Option<u16>) {
-    let address = set(&agent.server_address).unwrap_or_default().to_owned();
-    if address.is_empty() {
+/// The port, and every server.
+fn server(checker: &mut Checker, agent: &Agent) -> (Option<u16>, Vec<(String, u16)>) {
+    let listed = agent.server_addresses.value.as_ref().is_some_and(|list| !list.is_empty());
+    if set(&agent.server_address).is_none() && !listed {
         let line = agent.server_address.line();
         checker.problem(line, "agent.server_address", "server_address must be configured");
     }
@@ -207,13 +219,14 @@ fn server(checker: &mut Checker, agent: &Agent) -> (String, Option<u16>) {
     let line = agent.server_port.line();
     if port == 0 {
         checker.problem(line, "agent.server_port", "server_port must be configured");
-        return (address, None);
     }
-    let port = u16::try_from(port).map_err(|_| {
+    let valid = u16::try_from(port);
+    if valid.is_err() {
         let text = format!("server_port {port} is not between 1 and 65535");
         checker.problem(line, "agent.server_port", text);
-    });
-    (address, port.ok())
+    }
+    let valid = valid.ok().filter(|port| *port != 0);
+    (valid, outage::servers(checker, agent, valid.unwrap_or_default()))
 }
 
 fn join_token(checker: &mut Checker, agent: &Agent) -> Option<String> {
@@ -332,26 +345,37 @@ fn profiling(checker: &mut Checker, agent: &Agent) -> Option<ProfilingConfig> {
     telemetry::profiling(checker, "agent", &keys)
 }
 
-fn check_not_yet(checker: &mut Checker, agent: &Agent, trust_domain: Option<&TrustDomain>) {
-    if let Some(sds) = agent.sds.as_ref() {
-        let own = set(&sds.default_bundle_name).unwrap_or("ROOTCA");
-        let all = set(&sds.default_all_bundles_name).unwrap_or("ALL");
-        if own == all {
-            let text = "The \"default_bundle_name\" and \"default_all_bundles_name\" configurables \
-                        have the same value. \"default_all_bundles_name\" will be ignored. Please \
-                        configure distinct values or use the defaults. This will be a \
-                        configuration error in a future release.";
-            checker.note(NoticeKind::Warning, agent.sds.line(), "agent.sds", text);
-        }
-        checker.not_yet("agent.sds.default_svid_name", &sds.default_svid_name);
-        checker.not_yet("agent.sds.default_bundle_name", &sds.default_bundle_name);
-        checker.not_yet("agent.sds.default_all_bundles_name", &sds.default_all_bundles_name);
-        checker.not_yet(
-            "agent.sds.disable_spiffe_cert_validation",
-            &sds.disable_spiffe_cert_validation,
-        );
+fn sds(checker: &mut Checker, agent: &Agent) -> SdsConfig {
+    let read = |get: fn(&Sds) -> &Located<String>, default: &str| {
+        agent.sds.as_ref().and_then(|sds| set(get(sds))).unwrap_or(default).to_owned()
+    };
+    let config = SdsConfig {
+        default_svid_name: read(|sds| &sds.default_svid_name, "default"),
+        default_bundle_name: read(|sds| &sds.default_bundle_name, "ROOTCA"),
+        default_all_bundles_name: read(|sds| &sds.default_all_bundles_name, "ALL"),
+        disable_spiffe_cert_validation: agent
+            .sds
+            .as_ref()
+            .is_some_and(|sds| on(&sds.disable_spiffe_cert_validation)),
+    };
+    if config.default_bundle_name == config.default_all_bundles_name {
+        let text = "The \"default_bundle_name\" and \"default_all_bundles_name\" configurables \
+                    have the same value. \"default_all_bundles_name\" will be ignored. Please \
+                    configure distinct values or use the defaults. This will be a configuration \
+                    error in a future release.";
+        checker.note(NoticeKind::Warning, agent.sds.line(), "agent.sds", text);
     }
+    config
+}
+
+/// Who may ask for the identities of others: each has to be of the own trust domain.
+fn delegates(
+    checker: &mut Checker,
+    agent: &Agent,
+    trust_domain: Option<&TrustDomain>,
+) -> Vec<SpiffeId> {
     let delegates = &agent.authorized_delegates;
+    let mut authorized = Vec::new();
     for (index, text) in delegates.value.iter().flatten().enumerate() {
         let why = match (SpiffeId::parse(text), trust_domain) {
             (Err(error), _) => error.to_string(),
@@ -360,15 +384,16 @@ fn check_not_yet(checker: &mut Checker, agent: &Agent, trust_domain: Option<&Tru
                 quote(id.as_str()),
                 quote(domain.as_str())
             ),
-            _ => continue,
+            (Ok(id), _) => {
+                authorized.push(id);
+                continue;
+            }
         };
         let key = format!("agent.authorized_delegates[{index}]");
         let text = format!("error validating authorized delegate: {why}");
         checker.problem(delegates.line(), &key, text);
     }
-    if delegates.value.as_ref().is_some_and(|ids| !ids.is_empty()) {
-        checker.not_yet("agent.authorized_delegates", delegates);
-    }
+    authorized
 }
 
 fn experimental(checker: &mut Checker, raw: &Experimental) -> AgentExperimental {
@@ -395,8 +420,8 @@ fn experimental(checker: &mut Checker, raw: &Experimental) -> AgentExperimental 
         let line = raw.use_sync_authorized_entries.line();
         checker.note(NoticeKind::Deprecated, line, &key("use_sync_authorized_entries"), text);
     }
-    rate_limit(checker, &raw.ratelimit);
-    checker.feature_flags(&key("feature_flags"), &raw.feature_flags);
+    let rate_limits = rate_limits(checker, &raw.ratelimit);
+    let flags = checker.feature_flags(&key("feature_flags"), &raw.feature_flags);
     if any_experimental(raw) {
         let text = "Experimental features have been enabled. Please see doc/upgrading.md for \
                     upgrade and compatibility considerations for experimental features.";
@@ -404,9 +429,15 @@ fn experimental(checker: &mut Checker, raw: &Experimental) -> AgentExperimental 
     }
     AgentExperimental {
         require_pq_kem: on(&raw.require_pq_kem),
+        disable_push: on(&raw.disable_push),
+        disable_handover: on(&raw.disable_handover),
         sync_interval: sync_interval.filter(|interval| !interval.is_zero()),
         jwt_svid_cache_hit_timeout,
         use_sync_authorized_entries: raw.use_sync_authorized_entries.value.unwrap_or(true),
+        offline_cache: outage::offline_cache(checker, &raw.offline_cache),
+        rate_limits,
+        wit_svid: flags.wit_svid,
+        workload_http_api: on(&raw.workload_http_api),
     }
 }
 
@@ -438,26 +469,24 @@ fn cache_hit_timeout(checker: &mut Checker, raw: &Experimental) -> Option<Durati
     Some(timeout)
 }
 
-fn rate_limit(checker: &mut Checker, raw: &Located<RateLimit>) {
-    let Some(limits) = raw.as_ref() else { return };
-    for (name, value) in [
-        ("fetch_x509_svid", &limits.fetch_x509_svid),
-        ("fetch_jwt_svid", &limits.fetch_jwt_svid),
-        ("fetch_x509_bundles", &limits.fetch_x509_bundles),
-        ("fetch_jwt_bundles", &limits.fetch_jwt_bundles),
-        ("stream_secrets", &limits.stream_secrets),
-        ("fetch_secrets", &limits.fetch_secrets),
-    ] {
-        let key = format!("agent.experimental.ratelimit.{name}");
-        match value.value {
-            Some(limit) if limit < 0 => {
-                let text = format!("experimental.ratelimit.{name} must not be negative");
-                checker.problem(value.line(), &key, text);
-            }
-            // Zero is "off", which is what there is.
-            None | Some(0) => {}
-            Some(_) => checker.not_yet(&key, value),
+fn rate_limits(checker: &mut Checker, raw: &Located<RateLimit>) -> WorkloadRateLimits {
+    let Some(limits) = raw.as_ref() else { return WorkloadRateLimits::default() };
+    let mut limit = |name: &str, value: &Located<i64>| {
+        let limit = value.value.unwrap_or_default();
+        if limit < 0 {
+            let key = format!("agent.experimental.ratelimit.{name}");
+            let text = format!("experimental.ratelimit.{name} must not be negative");
+            checker.problem(value.line(), &key, text);
         }
+        u32::try_from(limit.max(0)).unwrap_or(u32::MAX)
+    };
+    WorkloadRateLimits {
+        fetch_x509_svid: limit("fetch_x509_svid", &limits.fetch_x509_svid),
+        fetch_jwt_svid: limit("fetch_jwt_svid", &limits.fetch_jwt_svid),
+        fetch_x509_bundles: limit("fetch_x509_bundles", &limits.fetch_x509_bundles),
+        fetch_jwt_bundles: limit("fetch_jwt_bundles", &limits.fetch_jwt_bundles),
+        stream_secrets: limit("stream_secrets", &limits.stream_secrets),
+        fetch_secrets: limit("fetch_secrets", &limits.fetch_secrets),
     }
 }
 
@@ -469,5 +498,6 @@ fn any_experimental(raw: &Experimental) -> bool {
         || on(&raw.require_pq_kem)
         || raw.ratelimit.is_present()
         || raw.broker.is_present()
+        || raw.offline_cache.is_present()
         || raw.feature_flags.value.as_ref().is_some_and(|flags| !flags.is_empty())
 }

@@ -1,10 +1,10 @@
 use std::{fs, time::Duration};
 
 use super::{
-    AgentConfig, AgentFlags, Bootstrap, RebootstrapMode, TrustBundleFormat, WorkloadKeyType,
-    load_agent,
+    AgentConfig, AgentFlags, Bootstrap, OfflineCacheConfig, RebootstrapMode, TrustBundleFormat,
+    WorkloadKeyType, load_agent,
 };
-use crate::{Notice, NoticeKind, Problems};
+use crate::{Notice, Problems};
 
 fn load_with(agent: &str, flags: &AgentFlags) -> Result<(AgentConfig, Vec<Notice>), Problems> {
     let folder = tempfile::tempdir().unwrap();
@@ -121,27 +121,83 @@ fn all_problems_come_at_once() {
 }
 
 #[test]
-fn what_is_not_available_yet_gets_one_line_each() {
-    let (_, notices) = load(
-        "insecure_bootstrap = true
-         sds { default_svid_name = \"x\" }
-         authorized_delegates = [\"spiffe://example.org/d\"]
-         experimental { ratelimit { fetch_x509_svid = 5 fetch_secrets = 0 } }",
+fn delegates_are_of_the_own_trust_domain() {
+    let delegates =
+        |ids: &str| load(&format!("insecure_bootstrap = true authorized_delegates = [{ids}]"));
+    let (config, notices) = delegates("\"spiffe://example.org/d\"").unwrap();
+    assert_eq!(config.authorized_delegates[0].as_str(), "spiffe://example.org/d");
+    assert!(notices.is_empty());
+    let shown = delegates("\"spiffe://other.org/d\"").unwrap_err().to_string();
+    let text = "error validating authorized delegate: SPIFFE ID \"spiffe://other.org/d\" is not \
+                a member of trust domain \"example.org\"";
+    assert!(shown.contains(text), "{shown}");
+}
+
+#[test]
+fn brokers_are_read_with_what_they_may_ask_about() {
+    let broker = |text: &str| {
+        load(&format!("insecure_bootstrap = true experimental {{ broker {{ {text} }} }}"))
+    };
+    let (config, _) = broker(
+        "socket_path = \"/run/b/broker.sock\" bind_address = \"127.0.0.1:8443\"
+         brokers = [{ id = \"spiffe://other.org/b\"
+             allowed_reference_types = [{ type_url = \"a\" allow_over_tcp = true }, { type_url = \"b\" }] }]",
     )
     .unwrap();
-    let found: Vec<_> = notices
-        .iter()
-        .filter(|notice| notice.kind == NoticeKind::NotAvailable)
-        .map(|notice| (notice.line, notice.key.as_str()))
-        .collect();
-    assert_eq!(
-        found,
-        [
-            (Some(3), "agent.sds.default_svid_name"),
-            (Some(4), "agent.authorized_delegates"),
-            (Some(5), "agent.experimental.ratelimit.fetch_x509_svid"),
-        ]
-    );
+    let broker_config = config.broker.unwrap();
+    assert_eq!(broker_config.socket_path.unwrap().to_str(), Some("/run/b/broker.sock"));
+    assert_eq!(broker_config.bind_address.as_deref(), Some("127.0.0.1:8443"));
+    let allowed = &broker_config.brokers[0].allowed_reference_types;
+    let allowed: Vec<_> =
+        allowed.iter().map(|it| (it.type_url.as_str(), it.allow_over_tcp)).collect();
+    assert_eq!(allowed, [("a", true), ("b", false)]);
+    let wrong = |address: &str| broker(&format!("bind_address = \"{address}\"")).unwrap_err();
+    for (address, text) in [
+        (
+            "nope",
+            "invalid experimental.broker.bind_address \"nope\": address nope: missing port in address",
+        ),
+        (
+            "a:70000",
+            "invalid experimental.broker.bind_address \"a:70000\": address 70000: invalid port",
+        ),
+    ] {
+        let shown = wrong(address).to_string();
+        assert!(shown.contains(text), "{shown}");
+    }
+    let neither = broker("brokers = []").unwrap_err().to_string();
+    assert!(neither.contains("requires socket_path, bind_address, or both"), "{neither}");
+}
+
+#[test]
+fn rate_limits_are_per_method_and_off_where_nothing_is_said() {
+    let limits = |text: &str| {
+        load(&format!("insecure_bootstrap = true experimental {{ ratelimit {{ {text} }} }}"))
+    };
+    let (config, _) = limits("fetch_x509_svid = 5 stream_secrets = 0").unwrap();
+    let expected = crate::WorkloadRateLimits { fetch_x509_svid: 5, ..Default::default() };
+    assert_eq!(config.experimental.rate_limits, expected);
+    let shown = limits("fetch_jwt_bundles = -1").unwrap_err().to_string();
+    let text = "experimental.ratelimit.fetch_jwt_bundles must not be negative";
+    assert!(shown.contains(text), "{shown}");
+}
+
+#[test]
+fn sds_names_have_defaults_and_clash_with_a_warning() {
+    let (config, _) = load("insecure_bootstrap = true").unwrap();
+    let sds = config.sds;
+    let names = [&sds.default_svid_name, &sds.default_bundle_name, &sds.default_all_bundles_name];
+    assert_eq!(names, ["default", "ROOTCA", "ALL"]);
+    assert!(!sds.disable_spiffe_cert_validation);
+    let (config, notices) = load(
+        "insecure_bootstrap = true
+         sds { default_svid_name = \"me\" default_bundle_name = \"ALL\"
+               disable_spiffe_cert_validation = true }",
+    )
+    .unwrap();
+    assert_eq!(config.sds.default_svid_name, "me");
+    assert!(config.sds.disable_spiffe_cert_validation);
+    assert!(notices.iter().any(|it| it.text.contains("will be ignored")), "{notices:?}");
 }
 
 #[test]
@@ -173,5 +229,31 @@ fn what_only_run_refuses_is_told_apart() {
     fs::write(&path, format!("{agent}\n{plugins}")).unwrap();
     let error = load_agent(Some(&path), &AgentFlags::default(), false, &|_| None).unwrap_err();
     assert!(error.only_at_start() && !error.only_not_available(), "{error}");
-    assert_eq!(error.iter().count(), 4, "{error}");
+    assert_eq!(error.iter().count(), 3, "{error}");
+}
+
+#[test]
+fn further_servers_stand_beside_the_first_and_an_offline_cache_is_off_until_asked_for() {
+    let servers = |text: &str| {
+        let (config, _) = load(&format!("insecure_bootstrap = true {text}")).unwrap();
+        (config.servers, config.experimental.offline_cache)
+    };
+    let one = vec![("s".to_owned(), 8081)];
+    assert_eq!(servers(""), (one, None));
+    let (list, cache) = servers(
+        "server_addresses = [\"s:8081\", \"t\", \"u:1\"] experimental { offline_cache {} }",
+    );
+    let three = [("s", 8081), ("t", 8081), ("u", 1)].map(|(host, port)| (host.to_owned(), port));
+    assert_eq!(list, three);
+    let day = Duration::from_secs(86400);
+    assert_eq!(cache, Some(OfflineCacheConfig { max_age: day, jwt_svids: false }));
+    let (_, cache) = servers("experimental { offline_cache { enabled = false } }");
+    assert_eq!(cache, None);
+    assert_eq!(
+        problems("insecure_bootstrap = true server_addresses = [\"a b\"]"),
+        ["\"a b\" is not a server's address: host or host:port"]
+    );
+    let wrong =
+        problems("insecure_bootstrap = true experimental { offline_cache { max_age = \"0s\" } }");
+    assert_eq!(wrong, ["could not parse offline_cache.max_age: not longer than nothing"]);
 }

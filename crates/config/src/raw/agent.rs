@@ -33,6 +33,7 @@ pub(crate) struct Agent {
     pub(crate) log_source_location: Located<bool>,
     pub(crate) sds: Located<Sds>,
     pub(crate) server_address: Located<String>,
+    pub(crate) server_addresses: Located<Vec<String>>,
     pub(crate) server_port: Located<i64>,
     pub(crate) socket_path: Located<String>,
     pub(crate) disable_workload_api: Located<bool>,
@@ -77,9 +78,22 @@ pub(crate) struct Experimental {
     pub(crate) admin_named_pipe_name: Located<String>,
     pub(crate) use_sync_authorized_entries: Located<bool>,
     pub(crate) require_pq_kem: Located<bool>,
+    pub(crate) disable_push: Located<bool>,
+    pub(crate) disable_handover: Located<bool>,
     pub(crate) ratelimit: Located<RateLimit>,
     pub(crate) broker: Located<Broker>,
     pub(crate) feature_flags: Located<Vec<String>>,
+    pub(crate) workload_http_api: Located<bool>,
+    pub(crate) offline_cache: Located<OfflineCache>,
+}
+
+/// `agent.experimental.offline_cache` (ours)
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct OfflineCache {
+    pub(crate) enabled: Located<bool>,
+    pub(crate) jwt_svids: Located<bool>,
+    pub(crate) max_age: Located<String>,
 }
 
 /// `agent.experimental.ratelimit`

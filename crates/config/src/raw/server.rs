@@ -23,6 +23,7 @@ pub(crate) struct File {
 pub(crate) struct Server {
     pub(crate) admin_ids: Located<Vec<String>>,
     pub(crate) agent_ttl: Located<String>,
+    pub(crate) attestation_policy: Located<AttestationPolicy>,
     pub(crate) audit_log_enabled: Located<bool>,
     pub(crate) bind_address: Located<String>,
     pub(crate) bind_port: Located<i64>,
@@ -55,6 +56,24 @@ pub(crate) struct Server {
     pub(crate) profiling_names: Located<Vec<String>>,
 }
 
+/// `server.attestation_policy`
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AttestationPolicy {
+    pub(crate) default: Located<String>,
+    pub(crate) rule: Located<BTreeMap<String, Located<AttestationRule>>>,
+}
+
+/// `server.attestation_policy.rule "<name>"`
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct AttestationRule {
+    pub(crate) attestors: Located<Vec<String>>,
+    pub(crate) all: Located<Vec<String>>,
+    pub(crate) any: Located<Vec<String>>,
+    pub(crate) none: Located<Vec<String>>,
+}
+
 /// `server.experimental`
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -69,6 +88,7 @@ pub(crate) struct Experimental {
     pub(crate) event_timeout: Located<String>,
     pub(crate) sql_transaction_timeout: Located<String>,
     pub(crate) require_pq_kem: Located<bool>,
+    pub(crate) disable_push: Located<bool>,
     pub(crate) wit_key_type: Located<String>,
     pub(crate) wit_issuer: Located<String>,
     pub(crate) feature_flags: Located<Vec<String>>,

@@ -6,7 +6,8 @@ use steeple_hcl::Located;
 use steeple_spiffe::SpiffeId;
 
 use super::{
-    CaSubject, PruneAttestedNodes, ServerConfig, ServerExperimental, ServerFlags, guard, ttl,
+    CaSubject, PruneAttestedNodes, ServerConfig, ServerExperimental, ServerFlags,
+    attestation_policy, guard, ttl,
 };
 use crate::{
     checks::{Checker, absolute, on, overlay, overlay_switch, quote, set, shared_section, shorten},
@@ -37,18 +38,21 @@ static CATALOG: Catalog = Catalog {
             kind: "NodeAttestor",
             at_least: 0,
             at_most: 0,
-            built: &["join_token"],
-            missing: &[
+            built: &[
                 "aws_iid",
                 "azure_imds",
                 "azure_msi",
+                "composite",
                 "gcp_iit",
                 "http_challenge",
+                "join_token",
                 "k8s_psat",
                 "sshpop",
+                "tpm",
                 "tpm_devid",
                 "x509pop",
             ],
+            missing: &[],
         },
         PluginType {
             kind: "UpstreamAuthority",
@@ -133,12 +137,10 @@ pub(super) fn build(
     let lifetimes = lifetimes(&mut checker, &server);
     let admin_ids = admin_ids(&mut checker, &server);
     let ca_subject = ca_subject(&mut checker, &server);
-    let staleness = checker.duration(
-        "server.max_attested_node_info_staleness",
-        &server.max_attested_node_info_staleness,
-        |text| format!("could not parse max attested node staleness {text}"),
-    );
+    let staleness = staleness(&mut checker, &server);
     let prune_attested_nodes = prune(&mut checker, &server);
+    let attestation_policy =
+        attestation_policy::build(&mut checker, &server.attestation_policy, &plugins);
     let experimental = build_experimental(&mut checker, &experimental);
 
     let config = trust_domain.zip(bind_port).zip(socket_path).zip(datastore).map(
@@ -151,6 +153,7 @@ pub(super) fn build(
             socket_path,
             log,
             admin_ids,
+            attestation_policy,
             agent_ttl: lifetimes.agent,
             default_x509_svid_ttl: lifetimes.x509,
             default_jwt_svid_ttl: lifetimes.jwt,
@@ -180,6 +183,14 @@ pub(super) fn build(
     checker.finish(config)
 }
 
+fn staleness(checker: &mut Checker, server: &Server) -> Option<Duration> {
+    checker.duration(
+        "server.max_attested_node_info_staleness",
+        &server.max_attested_node_info_staleness,
+        |text| format!("could not parse max attested node staleness {text}"),
+    )
+}
+
 /// What follows from values that are fine each by itself.
 fn note_consequences(checker: &mut Checker, config: &ServerConfig, server: &Server) {
     let (agent, x509, jwt) =
@@ -197,6 +208,8 @@ fn section(block: &str) -> Option<String> {
     let name = match block {
         "server" => "server",
         "server.ca_subject" => "ca_subject",
+        "server.attestation_policy" => "attestation_policy",
+        name if name.starts_with("server.attestation_policy.rule") => "attestation_policy rule",
         "server.ratelimit" => "ratelimit",
         "server.ratelimit.limits" => "ratelimit limits",
         "server.federation.bundle_endpoint" => "bundle endpoint",
@@ -471,6 +484,7 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
         agent_spiffe_id_as_selector: on(&raw.agent_spiffe_id_as_selector),
         policy,
         require_pq_kem: on(&raw.require_pq_kem),
+        disable_push: on(&raw.disable_push),
         cache_reload_interval: cache_reload_interval.filter(|interval| !interval.is_zero()),
         prune_events_older_than: prune_events_older_than.filter(|age| !age.is_zero()),
         full_cache_reload_interval: full_cache_reload_interval.filter(|period| !period.is_zero()),

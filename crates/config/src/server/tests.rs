@@ -322,3 +322,38 @@ fn broken_text_is_told_in_the_librarys_words() {
     assert!(shown.contains("\": At 3:1: Unknown token: 3:1 RBRACE }"), "{shown}");
     assert!(shown.starts_with("unable to decode configuration at \""));
 }
+
+#[test]
+fn an_attestation_policy_is_read_and_what_is_wrong_with_it_is_located() {
+    let (config, _) = load(
+        "attestation_policy {\n default = \"refuse\"\n rule \"b\" { none = [\"*:x\"] }\n rule \
+         \"a\" { all = [\"k:a\", \"k:*\"] any = [\"k:b\"] }\n}",
+    )
+    .unwrap();
+    let policy = config.attestation_policy;
+    assert!(policy.refuses_others);
+    let names: Vec<&str> = policy.rules.iter().map(|rule| rule.name.as_str()).collect();
+    assert_eq!(names, ["a", "b"]);
+    assert_eq!(
+        (&policy.rules[0].all[..], policy.rules[1].none.len()),
+        (&["k:a".into(), "k:*".into()][..], 1)
+    );
+    let off = load("").unwrap().0.attestation_policy;
+    assert!(off.rules.is_empty() && !off.refuses_others);
+
+    let errors = load(
+        "attestation_policy {\n default = \"no\"\n rule \"r\" {\n attestors = [\"k\"]\n all = \
+         [\"k:a\", \":a\"]\n }\n rule \"s\" {}\n}",
+    )
+    .unwrap_err();
+    let found: Vec<(usize, &str)> =
+        errors.iter().map(|it| (it.line.unwrap_or(0), it.key.as_str())).collect();
+    let key = "server.attestation_policy";
+    for (line, tail) in
+        [(3, "default"), (5, "rule.r.attestors"), (6, "rule.r.all[1]"), (8, "rule.s")]
+    {
+        let key = format!("{key}.{tail}");
+        assert!(found.contains(&(line, key.as_str())), "{line} {key} in {found:?}");
+    }
+    assert_eq!(found.len(), 4, "{found:?}");
+}

@@ -4,25 +4,20 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use nix::sys::socket::{setsockopt, sockopt};
-use rustls_pki_types::ServerName;
 use steeple_runtime::gotext;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
 use tokio::time::timeout;
-use tokio_rustls::TlsConnector;
 
-use crate::tls::{ClientTls, PeerVerifyError, find_peer_error};
+use super::race::Servers;
+use crate::tls::PeerVerifyError;
 
-/// From looking up a name to the end of the TLS handshake.
+/// From looking up names to the end of a TLS handshake.
 const CONNECT_DEADLINE: Duration = Duration::from_secs(30);
-/// For one address of several.
+/// For a socket, and for a server without TLS.
 const DIAL_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a TCP connection is idle before the kernel probes it.
-const TCP_KEEPALIVE_SECONDS: u32 = 30;
 
 /// Why there is no connection. The texts are grpc-go's.
 #[derive(Debug, thiserror::Error)]
@@ -71,103 +66,53 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 /// Where a channel leads.
 pub(super) enum Target {
     Unix(PathBuf),
-    Tls(Server),
-}
-
-pub(super) struct Server {
-    host: String,
-    port: u16,
-    name: ServerName<'static>,
-    tls: ClientTls,
-    /// How many connections were begun, so that each begins with another of the addresses.
-    begun: AtomicUsize,
+    Tcp(SocketAddr),
+    Tls(Servers),
 }
 
 impl Target {
-    /// None if `host` is neither a DNS name nor an IP address.
-    pub(super) fn tls(host: &str, port: u16, tls: ClientTls) -> Option<Self> {
-        // SPIFFE names servers, not DNS; rustls still wants to be told which one is meant.
-        let name = ServerName::try_from(host.to_owned()).ok()?;
-        Some(Self::Tls(Server { host: host.into(), port, name, tls, begun: AtomicUsize::new(0) }))
-    }
-
     /// Changes when a new connection would be another than the old one.
     pub(super) fn version(&self) -> u64 {
         match self {
-            Self::Unix(_) => 0,
-            Self::Tls(server) => server.tls.version(),
+            Self::Unix(_) | Self::Tcp(_) => 0,
+            Self::Tls(servers) => servers.version(),
+        }
+    }
+
+    /// How many addresses lead there.
+    pub(super) fn count(&self) -> usize {
+        match self {
+            Self::Unix(_) | Self::Tcp(_) => 1,
+            Self::Tls(servers) => servers.count(),
         }
     }
 
     pub(super) async fn dial(&self) -> Result<Box<dyn Io>, ConnectError> {
         match self {
             Self::Unix(path) => {
-                let address = || path.display().to_string();
-                match timeout(DIAL_DEADLINE, UnixStream::connect(path)).await {
-                    Ok(Ok(stream)) => Ok(Box::new(stream)),
-                    Ok(Err(source)) => {
-                        Err(ConnectError::Dial { network: "unix", address: address(), source })
-                    }
-                    Err(_) => Err(ConnectError::Timeout { network: "unix", address: address() }),
-                }
+                let stream = timeout(DIAL_DEADLINE, UnixStream::connect(path)).await;
+                Ok(Box::new(dialled(stream, "unix", || path.display().to_string())?))
             }
-            Self::Tls(server) => match timeout(CONNECT_DEADLINE, server.connect()).await {
+            Self::Tcp(address) => {
+                let stream = timeout(DIAL_DEADLINE, TcpStream::connect(address)).await;
+                Ok(Box::new(dialled(stream, "tcp", || address.to_string())?))
+            }
+            Self::Tls(servers) => match timeout(CONNECT_DEADLINE, servers.connect()).await {
                 Ok(connected) => Ok(Box::new(connected?)),
-                Err(_) => Err(ConnectError::Timeout { network: "tcp", address: server.address() }),
+                Err(_) => Err(ConnectError::Timeout { network: "tcp", address: servers.address() }),
             },
         }
     }
 }
 
-type ClientStream = tokio_rustls::client::TlsStream<TcpStream>;
-
-impl Server {
-    async fn connect(&self) -> Result<ClientStream, ConnectError> {
-        let stream = self.dial().await?;
-        let connector = TlsConnector::from(self.tls.config());
-        connector.connect(self.name.clone(), stream).await.map_err(|error| {
-            match find_peer_error(&error) {
-                Some(peer) => ConnectError::Peer(peer),
-                None => ConnectError::Handshake(error),
-            }
-        })
+fn dialled<S>(
+    outcome: Result<io::Result<S>, tokio::time::error::Elapsed>,
+    network: &'static str,
+    address: impl FnOnce() -> String,
+) -> Result<S, ConnectError> {
+    match outcome {
+        Ok(Ok(stream)) => Ok(stream),
+        Ok(Err(source)) => Err(ConnectError::Dial { network, address: address(), source }),
+        Err(_) => Err(ConnectError::Timeout { network, address: address() }),
     }
-
-    /// Tries the addresses of the name one after the other, beginning with another one each time.
-    async fn dial(&self) -> Result<TcpStream, ConnectError> {
-        let resolve = |source| ConnectError::Resolve { host: self.address(), source };
-        let mut addresses: Vec<SocketAddr> =
-            tokio::net::lookup_host((&*self.host, self.port)).await.map_err(resolve)?.collect();
-        if !addresses.is_empty() {
-            let begun = self.begun.fetch_add(1, Ordering::Relaxed);
-            let first = begun % addresses.len();
-            addresses.rotate_left(first);
-        }
-        let mut failure = resolve(io::Error::new(io::ErrorKind::NotFound, "no such host"));
-        for address in addresses {
-            failure = match timeout(DIAL_DEADLINE, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    keep_alive(&stream);
-                    return Ok(stream);
-                }
-                Ok(Err(source)) => {
-                    ConnectError::Dial { network: "tcp", address: address.to_string(), source }
-                }
-                Err(_) => ConnectError::Timeout { network: "tcp", address: address.to_string() },
-            };
-        }
-        Err(failure)
-    }
-
-    fn address(&self) -> String {
-        format!("{}:{}", self.host, self.port)
-    }
-}
-
-/// Keepalive by the kernel: HTTP/2 pings more often than every five minutes make a Go server end
-/// the connection. It works without any.
-fn keep_alive(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
-    let _ = setsockopt(stream, sockopt::KeepAlive, &true);
-    let _ = setsockopt(stream, sockopt::TcpKeepIdle, &TCP_KEEPALIVE_SECONDS);
 }

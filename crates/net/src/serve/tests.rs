@@ -1,3 +1,5 @@
+mod hostile;
+
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
@@ -317,4 +319,33 @@ fn binding_replaces_sockets_only_and_sets_the_mode() {
     let error = unix::bind(&path, 0o777, 0o750).unwrap_err();
     assert!(matches!(error, unix::BindError::NotASocket { .. }), "{error}");
     assert_eq!(std::fs::read(&path).unwrap(), b"precious");
+}
+
+#[tokio::test]
+async fn http_1_and_http_2_are_told_apart_where_both_are_served() {
+    let server =
+        start(Limits { http1: true, drain_grace: Duration::from_secs(1), ..Limits::unix() });
+    let mut client = InitClient::new(channel::unix(&server.path));
+    client.init(InitRequest::default()).await.unwrap();
+    // The router knows no such path, and answers as it is asked.
+    let answer = send(&server, b"POST /x HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n").await;
+    let answer = String::from_utf8_lossy(&answer);
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    assert!(answer.contains("grpc-status: 12"), "{answer}");
+    // One that drips is waited for, and one that ends in the middle of it is let go.
+    let mut slow = UnixStream::connect(&server.path).await.unwrap();
+    slow.write_all(b"P").await.unwrap();
+    let mut gone = UnixStream::connect(&server.path).await.unwrap();
+    gone.write_all(b"PR").await.unwrap();
+    drop(gone);
+    slow.write_all(b"UT /x HTTP/1.1\r\nConnection: close\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    slow.read_to_end(&mut answer).await.unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 200 OK"), "{}", String::from_utf8_lossy(&answer));
+    // An idle connection ends with the process.
+    let mut idle = UnixStream::connect(&server.path).await.unwrap();
+    idle.write_all(b"GET /x HTTP/1.1\r\n").await.unwrap();
+    assert!(server.drain.drain(Duration::from_secs(10)).await);
+    let ended = idle.read(&mut [0; 1024]).await;
+    assert!(matches!(ended, Ok(_) | Err(_)));
 }

@@ -46,6 +46,15 @@ impl ServerTls {
     pub fn with_policy(identity: IdentitySlot, policy: TlsPolicy) -> Self {
         let provider = policy.provider();
         let verifier = Arc::new(ProofOfPossession(Arc::clone(&provider)));
+        Self::build(identity, policy, provider, verifier)
+    }
+
+    pub(super) fn build(
+        identity: IdentitySlot,
+        policy: TlsPolicy,
+        provider: Arc<CryptoProvider>,
+        verifier: Arc<dyn ClientCertVerifier>,
+    ) -> Self {
         let mut config = ServerConfig::builder_with_provider(provider)
             .with_protocol_versions(policy.versions())
             .expect("the provider has cipher suites for every version")
@@ -69,7 +78,7 @@ impl ResolvesServerCert for Resolver {
 
 /// Takes any certificate whose key signs the handshake.
 #[derive(Debug)]
-struct ProofOfPossession(Arc<CryptoProvider>);
+pub(super) struct ProofOfPossession(pub(super) Arc<CryptoProvider>);
 
 impl ClientCertVerifier for ProofOfPossession {
     fn client_auth_mandatory(&self) -> bool {

@@ -1,4 +1,5 @@
 mod proxied;
+mod several;
 
 use std::error::Error as StdError;
 use std::net::SocketAddr;

@@ -14,7 +14,7 @@ use crate::x509::{Certificate, MAX_CERTIFICATE_LEN};
 const MAX_NUMBER_LEN: usize = 1400;
 
 #[derive(Serialize, Deserialize, Default)]
-pub(super) struct Jwk {
+pub(crate) struct Jwk {
     #[serde(rename = "use", default, skip_serializing_if = "Option::is_none")]
     pub(super) key_use: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -125,7 +125,7 @@ impl Jwk {
     }
 
     /// The key itself.
-    pub(super) fn public_key(&self) -> Result<PublicKey, String> {
+    pub(crate) fn public_key(&self) -> Result<PublicKey, String> {
         if self.d.is_some() {
             return Err("a bundle must not hold private keys".into());
         }

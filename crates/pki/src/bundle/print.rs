@@ -59,6 +59,13 @@ pub fn jwt_svid_jwks(bundle: &Bundle, indent: Indent) -> String {
     print(&Document { keys, spiffe_sequence: 0, spiffe_refresh_hint: 0 }, indent)
 }
 
+/// Prints a plain JWKS of the WIT authorities, as FetchWITBundles carries it.
+#[must_use]
+pub fn wit_svid_jwks(bundle: &Bundle, indent: Indent) -> String {
+    let keys = jwt_keys(&bundle.wit_authorities, None).collect();
+    print(&Document { keys, spiffe_sequence: 0, spiffe_refresh_hint: 0 }, indent)
+}
+
 /// Prints the X.509 authorities as PEM; the others have no such form.
 #[must_use]
 pub fn pem(bundle: &Bundle) -> String {

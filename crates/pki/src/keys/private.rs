@@ -1,9 +1,12 @@
+use std::any::Any;
+
 use async_trait::async_trait;
 use aws_lc_rs::encoding::{AsBigEndian, AsDer, EcPrivateKeyBin};
 use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::rsa::KeySize;
 use aws_lc_rs::signature::{
-    self as sig, EcdsaKeyPair, EcdsaSigningAlgorithm, KeyPair, RsaEncoding, RsaKeyPair,
+    self as sig, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair, RsaEncoding,
+    RsaKeyPair,
 };
 use zeroize::Zeroizing;
 
@@ -15,17 +18,19 @@ use crate::{oid, pem};
 /// The longest encoded private key that is looked at, in bytes: RSA with 8192 bits has 4.7 KiB.
 const MAX_PRIVATE_KEY_LEN: usize = 8192;
 
-/// A private key that lives in this process: EC P-256, P-384 or RSA.
+/// A private key that lives in this process: EC P-256, P-384, P-521, RSA, or (only made of its
+/// numbers, for SSH) Ed25519.
 ///
 /// It cannot be printed; its memory is wiped when it is dropped.
 pub struct PrivateKey {
-    pair: Pair,
+    pub(super) pair: Pair,
     public_key: PublicKey,
 }
 
-enum Pair {
+pub(super) enum Pair {
     Ec(EcdsaKeyPair),
     Rsa(RsaKeyPair),
+    Ed25519(Ed25519KeyPair),
 }
 
 /// Something that signs with one private key, wherever that key is kept.
@@ -43,6 +48,12 @@ pub trait Signer: Send + Sync {
         algorithm: SignatureAlgorithm,
         message: &[u8],
     ) -> Result<Vec<u8>, SignError>;
+
+    /// What holds the key, for those who know that holder and can ask more of it, such as a
+    /// certificate of where the key was made. Whoever wraps a signer passes this on.
+    fn holder(&self) -> Option<&dyn Any> {
+        None
+    }
 }
 
 impl PrivateKey {
@@ -93,10 +104,27 @@ impl PrivateKey {
     /// # Errors
     /// As [`PrivateKey::from_pkcs8_der`], and when the text is not such PEM.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
-        let block = pem::blocks(text)
-            .next()
-            .ok_or_else(|| KeyError::Pem("no PEM blocks".into()))?
-            .map_err(|err| KeyError::Pem(err.to_string()))?;
+        let first = pem::blocks(text).next().transpose();
+        Self::from_block(first.map_err(|err| KeyError::Pem(err.to_string()))?)
+    }
+
+    /// As [`PrivateKey::from_pem`], of the first block whose type says that it is a private key;
+    /// others, such as `EC PARAMETERS`, may stand before it.
+    ///
+    /// # Errors
+    /// As [`PrivateKey::from_pem`].
+    pub fn find_in_pem(text: &str) -> Result<Self, KeyError> {
+        for block in pem::blocks(text) {
+            let block = block.map_err(|err| KeyError::Pem(err.to_string()))?;
+            if block.label == "PRIVATE KEY" || block.label.ends_with(" PRIVATE KEY") {
+                return Self::from_block(Some(block));
+            }
+        }
+        Self::from_block(None)
+    }
+
+    fn from_block(block: Option<pem::Block<'_>>) -> Result<Self, KeyError> {
+        let block = block.ok_or_else(|| KeyError::Pem("no PEM blocks".into()))?;
         let contents = Zeroizing::new(block.contents);
         check_len(&contents)?;
         match block.label {
@@ -124,13 +152,18 @@ impl PrivateKey {
         Self::from_pair(Pair::Ec(pair.map_err(|_| KeyError::Invalid)?))
     }
 
-    fn from_pair(pair: Pair) -> Result<Self, KeyError> {
+    pub(super) fn from_pair(pair: Pair) -> Result<Self, KeyError> {
         let public_key = match &pair {
             Pair::Ec(pair) => {
                 let point = pair.public_key().as_ref();
-                let kind = if point.len() == 65 { KeyKind::P256 } else { KeyKind::P384 };
+                let kind = match point.len() {
+                    65 => KeyKind::P256,
+                    97 => KeyKind::P384,
+                    _ => KeyKind::P521,
+                };
                 PublicKey::from_ec_point(kind, point)?
             }
+            Pair::Ed25519(pair) => PublicKey::from_ed25519(pair.public_key().as_ref())?,
             Pair::Rsa(pair) => PublicKey::from_rsa_der(pair.public_key().as_ref())?,
         };
         Ok(Self { pair, public_key })
@@ -152,6 +185,10 @@ impl PrivateKey {
                 let mut out = Zeroizing::new(Vec::with_capacity(512));
                 encode_ec_pkcs8(&mut out, &self.public_key, scalar.as_ref());
                 out
+            }
+            Pair::Ed25519(pair) => {
+                let der = pair.to_pkcs8v1().expect("an Ed25519 key that was accepted is encoded");
+                Zeroizing::new(der.as_ref().to_vec())
             }
         }
     }
@@ -175,6 +212,10 @@ impl PrivateKey {
         };
         let inner = inner().expect("just encoded");
         let Some(curve) = curve_oid(self.public_key.kind()) else {
+            if matches!(self.pair, Pair::Ed25519(_)) {
+                // It has no such form.
+                return self.to_pkcs8_pem();
+            }
             return Zeroizing::new(pem::encode("RSA PRIVATE KEY", inner));
         };
         // Without the outer identifier, the curve stands between scalar and public point.
@@ -223,6 +264,10 @@ impl PrivateKey {
             Pair::Ec(pair) => {
                 pair.sign(&random, message).map(|it| it.as_ref().to_vec()).map_err(failed)
             }
+            Pair::Ed25519(pair) if algorithm == SignatureAlgorithm::Ed25519 => {
+                pair.try_sign(message).map(|it| it.as_ref().to_vec()).map_err(failed)
+            }
+            Pair::Ed25519(_) => Err(unsupported),
             Pair::Rsa(pair) => {
                 let encoding = rsa_encoding(algorithm).ok_or(unsupported)?;
                 let mut signature = vec![0; pair.public_modulus_len()];
@@ -252,6 +297,7 @@ impl PrivateKey {
             Pair::Ec(pair) => {
                 pair.sign_digest(&digest).map(|it| it.as_ref().to_vec()).map_err(failed)
             }
+            Pair::Ed25519(_) => Err(unsupported),
             Pair::Rsa(pair) => {
                 let encoding = rsa_encoding(algorithm).ok_or(unsupported)?;
                 let mut signature = vec![0; pair.public_modulus_len()];
@@ -284,10 +330,11 @@ fn check_len(encoded: &[u8]) -> Result<(), KeyError> {
     Ok(())
 }
 
-fn signing_algorithm(curve: &[u8]) -> Result<&'static EcdsaSigningAlgorithm, KeyError> {
+pub(super) fn signing_algorithm(curve: &[u8]) -> Result<&'static EcdsaSigningAlgorithm, KeyError> {
     match curve {
         oid::P256 => Ok(&sig::ECDSA_P256_SHA256_ASN1_SIGNING),
         oid::P384 => Ok(&sig::ECDSA_P384_SHA384_ASN1_SIGNING),
+        oid::P521 => Ok(&sig::ECDSA_P521_SHA512_ASN1_SIGNING),
         _ => Err(KeyError::UnsupportedAlgorithm),
     }
 }

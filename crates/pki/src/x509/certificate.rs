@@ -1,4 +1,5 @@
 use std::fmt::{self, Write as _};
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -6,8 +7,8 @@ use std::time::SystemTime;
 use bytes::Bytes;
 
 use super::{CertificateError, DistinguishedName, ExtKeyUsage, KeyUsage, MAX_CERTIFICATE_LEN};
-use crate::der::{DerError, Reader};
-use crate::keys::{BadSignature, PublicKey, SignatureAlgorithm};
+use crate::der::{self, DerError, Reader};
+use crate::keys::{self, BadSignature, PublicKey, SignatureAlgorithm};
 use crate::pem;
 
 /// An X.509 certificate: its encoding, and what was read from that once. Cheap to clone;
@@ -17,6 +18,7 @@ pub struct Certificate(pub(super) Arc<Inner>);
 
 pub(super) struct Inner {
     pub(super) der: Bytes,
+    pub(super) version: u8,
     pub(super) tbs: Range<usize>,
     /// The serial number's magnitude, big-endian without leading zeros.
     pub(super) serial: Vec<u8>,
@@ -34,6 +36,7 @@ pub(super) struct Inner {
 /// What is read from the extensions.
 #[derive(Clone, Default)]
 pub(super) struct Extensions {
+    pub(super) has_basic_constraints: bool,
     pub(super) is_ca: bool,
     pub(super) path_len: Option<u32>,
     pub(super) key_usage: Option<KeyUsage>,
@@ -42,8 +45,18 @@ pub(super) struct Extensions {
     pub(super) authority_key_id: Option<Vec<u8>>,
     pub(super) uris: Vec<String>,
     pub(super) dns_names: Vec<String>,
-    /// Other kinds of subject alternative names are present.
+    pub(super) ips: Vec<IpAddr>,
+    pub(super) emails: Vec<String>,
+    /// Other kinds of subject alternative names than URI and DNS are present.
     pub(super) other_names: bool,
+    /// The value of the name constraints extension.
+    pub(super) name_constraints: Option<Vec<u8>>,
+    /// The value of the authority information access extension.
+    pub(super) authority_info: Option<Vec<u8>>,
+    /// The subject alternative names, if there are some of kinds that few certificates have.
+    pub(super) alt_names: Option<Vec<u8>>,
+    /// The object identifiers of the critical extensions that nobody here looks into.
+    pub(super) unhandled_critical: Vec<Box<[u8]>>,
 }
 
 impl Certificate {
@@ -211,6 +224,18 @@ impl Certificate {
         &self.0.extensions.dns_names
     }
 
+    /// The IP addresses of the subject alternative name extension.
+    #[must_use]
+    pub fn ip_sans(&self) -> &[IpAddr] {
+        &self.0.extensions.ips
+    }
+
+    /// The e-mail addresses of the subject alternative name extension, as they stand.
+    #[must_use]
+    pub fn email_sans(&self) -> &[String] {
+        &self.0.extensions.emails
+    }
+
     /// Whether the subject alternative name extension has names of other kinds than URI and DNS.
     #[must_use]
     pub fn has_other_sans(&self) -> bool {
@@ -221,6 +246,58 @@ impl Certificate {
     #[must_use]
     pub fn is_ca(&self) -> bool {
         self.0.extensions.is_ca
+    }
+
+    /// Whether there are basic constraints at all.
+    #[must_use]
+    pub fn has_basic_constraints(&self) -> bool {
+        self.0.extensions.has_basic_constraints
+    }
+
+    /// The version: 1, 2 or 3.
+    #[must_use]
+    pub fn version(&self) -> u8 {
+        self.0.version
+    }
+
+    /// The object identifiers (the content bytes of their DER encoding) of critical extensions
+    /// that nobody here looks into: who does not know them may not rely on the certificate.
+    pub fn unhandled_critical(&self) -> impl Iterator<Item = &[u8]> {
+        self.0.extensions.unhandled_critical.iter().map(|oid| &**oid)
+    }
+
+    pub(crate) fn name_constraints_der(&self) -> Option<&[u8]> {
+        self.0.extensions.name_constraints.as_deref()
+    }
+
+    /// What the directory names among the subject alternative names say: the content bytes of each
+    /// attribute's object identifier, and its value. Certificates of TPMs name the model there.
+    ///
+    /// # Errors
+    /// When they are malformed, or have more than any real certificate.
+    pub fn directory_attributes(&self) -> Result<Vec<(Vec<u8>, String)>, DerError> {
+        match &self.0.extensions.alt_names {
+            None => Ok(Vec::new()),
+            Some(value) => super::parse::directory_attributes(value),
+        }
+    }
+
+    /// Where the certificate says that its issuer's certificate can be had (RFC 5280 §4.2.2.1):
+    /// URIs, as they stand there. Whoever made the certificate chose them.
+    ///
+    /// # Errors
+    /// When the extension is malformed, or has more of them than any real certificate.
+    pub fn issuer_urls(&self) -> Result<Vec<String>, DerError> {
+        match &self.0.extensions.authority_info {
+            None => Ok(Vec::new()),
+            Some(value) => super::parse::issuer_urls(value),
+        }
+    }
+
+    /// SHA-1 over the encoding, in lower-case hexadecimal: what SPIRE calls the fingerprint.
+    #[must_use]
+    pub fn sha1_fingerprint(&self) -> String {
+        authority_id(&crate::digest::sha1(self.der()))
     }
 
     /// The path length constraint of a CA.
@@ -261,6 +338,25 @@ impl Certificate {
         let algorithm = self.signature_algorithm().ok_or(BadSignature)?;
         let inner = &self.0;
         issuer.verify(algorithm, &inner.der[inner.tbs.clone()], &inner.der[inner.signature.clone()])
+    }
+
+    /// The same certificate with the other signature that everyone can make of an ECDSA
+    /// signature, as good as the first: whoever knows certificates by their encodings must know
+    /// both. None where there is no other.
+    #[must_use]
+    pub fn in_other_form(&self, issuer: &PublicKey) -> Option<Self> {
+        let inner = &self.0;
+        let (r, s) = keys::ecdsa_numbers(&inner.der[inner.signature.clone()])?;
+        let signature = keys::ecdsa_der(&r, &keys::other_s(issuer.kind(), &s)?);
+        let mut parts = Reader::sequence_of(&inner.der).ok()?;
+        let (signed, algorithm) = (parts.any().ok()?.raw, parts.any().ok()?.raw);
+        let mut out = Vec::with_capacity(inner.der.len() + 8);
+        der::put_nested(&mut out, der::SEQUENCE, |out| {
+            out.extend_from_slice(signed);
+            out.extend_from_slice(algorithm);
+            der::put_bit_string(out, &signature);
+        });
+        Self::from_der(out).ok()
     }
 
     /// SPIRE's id of an X.509 authority: the subject key identifier in lower-case hexadecimal

@@ -275,7 +275,9 @@ impl Unsigned {
 
         let serial_start = template.serial.0.iter().position(|byte| *byte != 0).unwrap_or(16);
         let in_seconds = |at| time::truncate_to_seconds(at).expect("encoded above");
+        let critical = template.extra_extensions.iter().filter(|it| it.critical);
         Certificate(Arc::new(Inner {
+            version: 3,
             tbs,
             serial: template.serial.0[serial_start..].to_vec(),
             issuer: issuer_range,
@@ -286,6 +288,7 @@ impl Unsigned {
             signature_algorithm: Some(issuer.algorithm),
             signature: signature_range,
             extensions: Extensions {
+                has_basic_constraints: true,
                 is_ca: template.ca,
                 path_len: None,
                 key_usage: Some(template.key_usage).filter(|usage| !usage.is_empty()),
@@ -294,7 +297,8 @@ impl Unsigned {
                 authority_key_id: issuer.key_id.as_deref().map(<[u8]>::to_vec),
                 uris: template.uri_sans.clone(),
                 dns_names: template.dns_names.clone(),
-                other_names: false,
+                unhandled_critical: critical.map(|it| it.id.as_bytes().into()).collect(),
+                ..Extensions::default()
             },
             der: der.into(),
         }))

@@ -149,7 +149,7 @@ fn is_printable(c: u8) -> bool {
     c.is_ascii_alphanumeric() || b" '()+,-./:=?".contains(&c)
 }
 
-fn decode_string(tag: u8, value: &[u8]) -> Result<String, DerError> {
+pub(super) fn decode_string(tag: u8, value: &[u8]) -> Result<String, DerError> {
     const BAD: DerError = DerError::Value("string");
     match tag {
         der::UTF8_STRING => String::from_utf8(value.to_vec()).map_err(|_| BAD),

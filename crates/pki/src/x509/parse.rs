@@ -1,3 +1,4 @@
+use std::net::IpAddr;
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -46,6 +47,7 @@ pub(super) fn certificate(der: Bytes) -> Result<Certificate, CertificateError> {
 
     let range = |part: &[u8]| range_in(&der, part);
     let inner = Inner {
+        version,
         tbs: range(tbs_element.raw),
         serial,
         issuer: range(issuer),
@@ -95,8 +97,7 @@ fn extensions(list: &[u8]) -> Result<Extensions, CertificateError> {
     while !list.is_empty() {
         let mut extension = list.sequence()?;
         let id = extension.value(der::OID)?;
-        // Unknown critical extensions are the path verifier's business.
-        let _critical = extension.default_false()?;
+        let critical = extension.default_false()?;
         let value = extension.value(der::OCTET_STRING)?;
         extension.finish()?;
         if seen.contains(&id) {
@@ -107,14 +108,40 @@ fn extensions(list: &[u8]) -> Result<Extensions, CertificateError> {
         }
         seen.push(id);
         read_extension(&mut out, id, value)?;
+        // That is the path verifier's business.
+        if critical && !is_handled(&out, id) {
+            out.unhandled_critical.push(id.into());
+        }
     }
     Ok(out)
+}
+
+/// Whether what the extension says is looked at here, in a path, or may be passed over by someone
+/// who has no policies and asks for no revocation lists. As Go has it, an alternative name of
+/// kinds that nobody reads is not.
+fn is_handled(read: &Extensions, id: &[u8]) -> bool {
+    match id {
+        oid::SUBJECT_ALT_NAME => {
+            let names = [read.uris.len(), read.dns_names.len(), read.ips.len(), read.emails.len()];
+            names.iter().any(|count| *count > 0)
+        }
+        oid::NAME_CONSTRAINTS => read.name_constraints.is_some(),
+        oid::BASIC_CONSTRAINTS
+        | oid::KEY_USAGE
+        | oid::EXT_KEY_USAGE
+        | oid::SUBJECT_KEY_ID
+        | oid::AUTHORITY_KEY_ID
+        | oid::CERTIFICATE_POLICIES
+        | oid::CRL_DISTRIBUTION_POINTS => true,
+        _ => false,
+    }
 }
 
 fn read_extension(out: &mut Extensions, id: &[u8], value: &[u8]) -> Result<(), DerError> {
     match id {
         oid::BASIC_CONSTRAINTS => {
             let mut fields = Reader::sequence_of(value)?;
+            out.has_basic_constraints = true;
             out.is_ca = fields.default_false()?;
             if !fields.is_empty() {
                 out.path_len = Some(small(fields.unsigned()?)?);
@@ -147,10 +174,66 @@ fn read_extension(out: &mut Extensions, id: &[u8], value: &[u8]) -> Result<(), D
         oid::SUBJECT_ALT_NAME => {
             let names = parse_subject_alt_names(value)?;
             (out.uris, out.dns_names, out.other_names) = names;
+            if out.other_names {
+                (out.ips, out.emails) = ips_and_emails(value)?;
+                out.alt_names = Some(value.to_vec());
+            }
         }
+        oid::NAME_CONSTRAINTS => out.name_constraints = Some(value.to_vec()),
+        oid::AUTHORITY_INFO => out.authority_info = Some(value.to_vec()),
         _ => {}
     }
     Ok(())
+}
+
+/// The attributes of the directory names in a subject alternative name extension.
+pub(super) fn directory_attributes(value: &[u8]) -> Result<Vec<(Vec<u8>, String)>, DerError> {
+    const MAX_ATTRIBUTES: usize = 32;
+    let mut attributes = Vec::new();
+    let mut names = Reader::sequence_of(value)?;
+    while !names.is_empty() {
+        let name = names.any()?;
+        if name.tag != der::context_constructed(4) {
+            continue;
+        }
+        let mut rdns = Reader::sequence_of(name.value)?;
+        while !rdns.is_empty() {
+            let mut rdn = Reader::new(rdns.value(der::SET)?);
+            while !rdn.is_empty() {
+                let mut attribute = rdn.sequence()?;
+                let kind = attribute.value(der::OID)?.to_vec();
+                let value = attribute.any()?;
+                attribute.finish()?;
+                if attributes.len() == MAX_ATTRIBUTES {
+                    return Err(DerError::Value("directory name"));
+                }
+                attributes.push((kind, super::name::decode_string(value.tag, value.value)?));
+            }
+        }
+    }
+    Ok(attributes)
+}
+
+/// The URIs of the issuers in an authority information access extension.
+pub(super) fn issuer_urls(value: &[u8]) -> Result<Vec<String>, DerError> {
+    const MAX_ENTRIES: usize = 16;
+    let mut entries = Reader::sequence_of(value)?;
+    let mut urls = Vec::new();
+    for _ in 0..MAX_ENTRIES {
+        if entries.is_empty() {
+            return Ok(urls);
+        }
+        let mut entry = entries.sequence()?;
+        let method = entry.value(der::OID)?;
+        let location = entry.any()?;
+        entry.finish()?;
+        if method == oid::CA_ISSUERS && location.tag == der::context(6) {
+            let url = std::str::from_utf8(location.value).map_err(|_| DerError::Value("URI"))?;
+            urls.push(url.to_owned());
+        }
+    }
+    entries.finish()?;
+    Ok(urls)
 }
 
 /// The URIs and the DNS names of a subject alternative name, and whether there are others.
@@ -178,6 +261,32 @@ pub(crate) fn parse_subject_alt_names(
     Ok((uris, dns_names, others))
 }
 
+/// The other names of a subject alternative name that are read: IP and e-mail addresses.
+fn ips_and_emails(value: &[u8]) -> Result<(Vec<IpAddr>, Vec<String>), DerError> {
+    const BAD: DerError = DerError::Value("subject alternative name");
+    let (mut ips, mut emails) = (Vec::new(), Vec::new());
+    let mut names = Reader::sequence_of(value)?;
+    while !names.is_empty() {
+        let name = names.any()?;
+        match name.tag {
+            0x87 => ips.push(match name.value.len() {
+                4 => IpAddr::from(*name.value.first_chunk::<4>().ok_or(BAD)?),
+                16 => IpAddr::from(*name.value.first_chunk::<16>().ok_or(BAD)?),
+                _ => return Err(BAD),
+            }),
+            0x81 => {
+                let text = std::str::from_utf8(name.value).ok().filter(|text| text.is_ascii());
+                emails.push(text.ok_or(BAD)?.to_owned());
+            }
+            _ => {}
+        }
+        if ips.len().max(emails.len()) > MAX_NAMES {
+            return Err(BAD);
+        }
+    }
+    Ok((ips, emails))
+}
+
 fn small(magnitude: &[u8]) -> Result<u32, DerError> {
     if magnitude.len() > 4 {
         return Err(DerError::Value("path length"));
@@ -190,6 +299,9 @@ impl SignatureAlgorithm {
     pub(crate) fn from_identifier(content: &[u8]) -> Option<Self> {
         let mut fields = Reader::new(content);
         let name = fields.value(der::OID).ok()?;
+        if name == oid::RSA_PSS {
+            return pss_algorithm(&mut fields);
+        }
         let null = !fields.is_empty();
         if null && fields.value(der::NULL).ok() != Some(&[]) {
             return None;
@@ -229,4 +341,39 @@ impl SignatureAlgorithm {
         });
         Some(out)
     }
+}
+
+/// RSASSA-PSS-params (RFC 4055 §3.1) as they are in use: one SHA-2 for digest and mask, and a salt
+/// as long as the digest. The defaults, which are SHA-1, are not supported.
+fn pss_algorithm(fields: &mut Reader<'_>) -> Option<SignatureAlgorithm> {
+    let mut params = fields.sequence().ok()?;
+    fields.finish().ok()?;
+    let mut hash = Reader::new(params.value(der::context_constructed(0)).ok()?);
+    let digest = sha2(&mut hash)?;
+    let mut mask = Reader::new(params.value(der::context_constructed(1)).ok()?);
+    let mut mask = mask.sequence().ok()?;
+    if mask.value(der::OID).ok()? != oid::MGF1 || sha2(&mut mask)? != digest {
+        return None;
+    }
+    let mut salt = Reader::new(params.value(der::context_constructed(2)).ok()?);
+    let salt = small(salt.unsigned().ok()?).ok()?;
+    let trailer = params.optional(der::context_constructed(3)).ok()?;
+    if trailer.is_some_and(|it| Reader::new(it).unsigned().ok() != Some(&[1])) {
+        return None;
+    }
+    params.finish().ok()?;
+    match (digest, salt) {
+        (oid::SHA256, 32) => Some(SignatureAlgorithm::RsaPssSha256),
+        (oid::SHA384, 48) => Some(SignatureAlgorithm::RsaPssSha384),
+        (oid::SHA512, 64) => Some(SignatureAlgorithm::RsaPssSha512),
+        _ => None,
+    }
+}
+
+fn sha2<'a>(fields: &mut Reader<'a>) -> Option<&'a [u8]> {
+    let mut algorithm = fields.sequence().ok()?;
+    let name = algorithm.value(der::OID).ok()?;
+    let null = algorithm.optional(der::NULL).ok()?;
+    algorithm.finish().ok()?;
+    null.is_none_or(<[u8]>::is_empty).then_some(name)
 }

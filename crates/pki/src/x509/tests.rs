@@ -149,3 +149,36 @@ async fn pem_holds_exactly_what_was_asked_for() {
     assert!(Certificate::from_pem(&two).is_err());
     assert_eq!(Certificate::parse_pem_bundle(&two).unwrap(), [made.clone(), made]);
 }
+
+#[tokio::test]
+async fn issuers_urls_are_read_as_they_stand() {
+    let key = Arc::new(PrivateKey::generate(KeyType::EcP256).unwrap());
+    let entry = |last: u8, tag: u8, value: &[u8]| {
+        let mut out = Vec::new();
+        crate::der::put_nested(&mut out, crate::der::SEQUENCE, |out| {
+            let id = [&[0x2b, 0x06, 0x01, 0x05, 0x05, 0x07, 0x30][..], &[last]].concat();
+            crate::der::put(out, crate::der::OID, &id);
+            crate::der::put(out, tag, value);
+        });
+        out
+    };
+    let read = async |entries: &[Vec<u8>]| {
+        let mut value = Vec::new();
+        crate::der::put(&mut value, crate::der::SEQUENCE, &entries.concat());
+        let id = "1.3.6.1.5.5.7.1.1".parse().unwrap();
+        let extra_extensions = vec![Extension { id, critical: false, value }];
+        let template = Template { extra_extensions, ..template(&key) };
+        let made = self_sign(&template, key.clone()).await.unwrap();
+        Certificate::from_der(made.der_bytes()).unwrap().issuer_urls()
+    };
+    let ocsp = entry(1, 0x86, b"http://ocsp.test");
+    let issuer = entry(2, 0x86, b"http://ca.test/a b");
+    let name = entry(2, 0x82, b"ca.test");
+    let urls = read(&[ocsp.clone(), name, entry(2, 0x86, b""), issuer.clone()]).await.unwrap();
+    assert_eq!(urls, ["", "http://ca.test/a b"]);
+    assert!(read(&[]).await.unwrap().is_empty());
+    assert!(read(&[entry(2, 0x86, b"\xff")]).await.is_err());
+    assert!(read(&vec![issuer; 17]).await.is_err());
+    assert!(read(&[ocsp[..5].to_vec()]).await.is_err());
+    assert!(self_sign(&template(&key), key).await.unwrap().issuer_urls().unwrap().is_empty());
+}

@@ -80,6 +80,12 @@ impl NodeAttestor for Judge {
         }
         Err(self.0.error(Code::Internal, "plugin asks without end"))
     }
+
+    /// A plugin that never asked who has attested lets an agent in as often as it likes, as with
+    /// SPIRE.
+    fn once(&self, agent: &SpiffeId) -> bool {
+        self.0.asked_whether_attested(agent.as_str())
+    }
 }
 
 impl Judge {

@@ -33,7 +33,7 @@ impl SvidStore for External {
         let federated: BTreeMap<String, Bytes> = svid
             .federated_bundles
             .iter()
-            .map(|bundle| (bundle.trust_domain.as_str().to_owned(), bundle.x509_ders()))
+            .map(|bundle| (bundle.trust_domain.id_string(), bundle.x509_ders()))
             .collect();
         let request = api::PutX509svidRequest {
             svid: Some(api::X509svid {

@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use prost::Message;
-use steeple_plugin::{Code, PluginError, WorkloadAttestor};
+use steeple_plugin::{Code, PluginError, WorkloadAttestor, WorkloadReference};
 use steeple_proto::spiffe::broker::WorkloadPidReference;
 use steeple_proto::spire::plugin::agent::workloadattestor::v1 as api;
-use steeple_spiffe::Selector;
+use steeple_spiffe::{Selector, SpiffeId};
 
 use crate::plugin::{MAX_MESSAGE, Plugin};
 
@@ -20,6 +20,9 @@ const MAX_SELECTORS: usize = 2_000;
 const MAX_VALUE: usize = 4 * 1024;
 
 const PID_REFERENCE: &str = "type.googleapis.com/spiffe.broker.WorkloadPIDReference";
+
+/// The metadata that names the broker.
+const CALLER: &str = "spire-agent-broker-caller-id";
 
 pub(super) struct External(pub(super) Plugin);
 
@@ -36,14 +39,27 @@ impl External {
         call.map(|answer| answer.selector_values)
     }
 
-    async fn by_reference(&self, pid: i32) -> Result<Vec<String>, PluginError> {
-        let reference = prost_types::Any {
-            type_url: PID_REFERENCE.to_owned(),
-            value: WorkloadPidReference { pid }.encode_to_vec(),
-        };
-        let request = api::AttestReferenceRequest { reference: Some(reference) };
+    /// The broker that asks goes along as the metadata that SPIRE's own plugins read.
+    async fn by_reference(
+        &self,
+        type_url: String,
+        value: Vec<u8>,
+        caller: Option<&SpiffeId>,
+    ) -> Result<Vec<String>, PluginError> {
+        let reference = Some(prost_types::Any { type_url, value });
+        let mut request = tonic::Request::new(api::AttestReferenceRequest { reference });
+        if let Some(caller) = caller
+            && let Ok(caller) = caller.as_str().parse()
+        {
+            request.metadata_mut().insert(CALLER, caller);
+        }
         let call = self.0.call(DEADLINE, self.client().attest_reference(request)).await;
         call.map(|answer| answer.selector_values)
+    }
+
+    fn selectors(&self, values: Vec<String>) -> Result<Vec<Selector>, PluginError> {
+        let values = checked_values(&self.0, values)?;
+        Ok(values.iter().map(|value| Selector::new(self.0.name(), value)).collect())
     }
 }
 
@@ -56,11 +72,22 @@ impl WorkloadAttestor for External {
     /// Newer plugins may know references only.
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>, PluginError> {
         let values = match self.by_pid(pid).await {
-            Err(error) if error.code == Code::Unimplemented => self.by_reference(pid).await?,
+            Err(error) if error.code == Code::Unimplemented => {
+                let value = WorkloadPidReference { pid }.encode_to_vec();
+                self.by_reference(PID_REFERENCE.to_owned(), value, None).await?
+            }
             other => other?,
         };
-        let values = checked_values(&self.0, values)?;
-        Ok(values.iter().map(|value| Selector::new(self.0.name(), value)).collect())
+        self.selectors(values)
+    }
+
+    async fn attest_reference(
+        &self,
+        reference: &WorkloadReference,
+        caller: Option<&SpiffeId>,
+    ) -> Result<Vec<Selector>, PluginError> {
+        let (type_url, value) = (reference.type_url.clone(), reference.value.clone());
+        self.selectors(self.by_reference(type_url, value, caller).await?)
     }
 }
 

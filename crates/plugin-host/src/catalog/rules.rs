@@ -1,6 +1,7 @@
 //! How many plugins of a kind there may be.
 
 use steeple_plugin::Kind;
+use steeple_plugins::node_attestor::composite;
 
 use crate::spec::Side;
 
@@ -33,6 +34,16 @@ const fn rules(side: Side) -> &'static [Rule] {
 /// Whether plugins of this kind run on that side.
 pub(super) fn is_loaded_by(side: Side, kind: Kind) -> bool {
     rules(side).iter().any(|(known, ..)| *known == kind)
+}
+
+/// The kinds to count of plugins: what a composite consists of is a part of it.
+pub(super) fn counted<'a>(plugins: impl Iterator<Item = (Kind, &'a str)>) -> Vec<Kind> {
+    let plugins: Vec<_> = plugins.collect();
+    let has_composite = plugins.contains(&(Kind::NodeAttestor, composite::NAME));
+    let is_part = |kind: Kind, name: &str| {
+        has_composite && kind == Kind::NodeAttestor && name != composite::NAME
+    };
+    plugins.into_iter().filter(|(kind, name)| !is_part(*kind, name)).map(|(kind, _)| kind).collect()
 }
 
 /// The kinds that there are too many or too few of, with what was expected.
@@ -73,6 +84,15 @@ mod tests {
         assert_eq!(check(Side::Agent, &agent), ["WorkloadAttestor: expected at least 1 but got 0"]);
         let many = [Kind::KeyManager, Kind::Notifier, Kind::Notifier, Kind::NodeAttestor];
         assert!(check(Side::Server, &many).is_empty());
+    }
+
+    #[test]
+    fn the_parts_of_a_composite_count_as_one() {
+        let (node, keys) = (Kind::NodeAttestor, Kind::KeyManager);
+        let two = [(node, "tpm"), (keys, "disk"), (node, "aws_iid")];
+        assert_eq!(counted(two.into_iter()), [node, keys, node]);
+        let three = [(node, "tpm"), (keys, "disk"), (node, "aws_iid"), (node, "composite")];
+        assert_eq!(counted(three.into_iter()), [keys, node]);
     }
 
     #[test]

@@ -7,7 +7,8 @@ use prost::Message;
 use steeple_pki::x509::Certificate;
 use steeple_pki::{Bundle, PrivateKey, PublicKey};
 use steeple_plugin::{
-    BundlePublisher, CredentialComposer, Notifier, StoredX509Svid, SvidStore, WorkloadAttestor,
+    BundlePublisher, Code, CredentialComposer, Notifier, StoredX509Svid, SvidStore,
+    WorkloadAttestor, WorkloadReference,
 };
 use steeple_proto::spiffe::broker::WorkloadPidReference;
 use steeple_proto::spire::plugin::agent::svidstore::v1 as stores;
@@ -16,13 +17,16 @@ use steeple_proto::spire::plugin::server::bundlepublisher::v1 as publishers;
 use steeple_proto::spire::plugin::server::credentialcomposer::v1 as composers;
 use steeple_proto::spire::plugin::server::notifier::v1 as notifiers;
 use steeple_proto::spire::plugin::types;
-use steeple_spiffe::{SpiffeId, TrustDomain};
+use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 use tonic::{Request, Response, Status};
 
 use super::Adapted;
 use crate::wire;
 
 const PID_REFERENCE: &str = "type.googleapis.com/spiffe.broker.WorkloadPIDReference";
+
+/// The metadata that names the broker.
+const CALLER: &str = "spire-agent-broker-caller-id";
 
 fn invalid(error: impl std::fmt::Display) -> Status {
     Status::invalid_argument(error.to_string())
@@ -88,12 +92,20 @@ impl workloads::workload_attestor_server::WorkloadAttestor for Adapted<Arc<dyn W
         &self,
         request: Request<workloads::AttestReferenceRequest>,
     ) -> Result<Response<workloads::AttestReferenceResponse>, Status> {
+        let caller = caller(request.metadata()).map_err(invalid)?;
         let reference = request.into_inner().reference.unwrap_or_default();
-        if reference.type_url != PID_REFERENCE {
-            return Err(Status::unimplemented("references of this type are not known"));
-        }
-        let reference = WorkloadPidReference::decode(&*reference.value).map_err(invalid)?;
-        let selector_values = self.values(reference.pid).await?;
+        let reference = WorkloadReference { type_url: reference.type_url, value: reference.value };
+        let answer = self.0.attest_reference(&reference, caller.as_ref()).await;
+        let selector_values = match answer {
+            // Whoever knows processes knows references to them.
+            Err(error)
+                if error.code == Code::Unimplemented && reference.type_url == PID_REFERENCE =>
+            {
+                let pid = WorkloadPidReference::decode(&*reference.value).map_err(invalid)?.pid;
+                self.values(pid).await?
+            }
+            answer => values(&answer.map_err(|error| wire::status(&error))?),
+        };
         Ok(Response::new(workloads::AttestReferenceResponse { selector_values }))
     }
 }
@@ -101,7 +113,25 @@ impl workloads::workload_attestor_server::WorkloadAttestor for Adapted<Arc<dyn W
 impl Adapted<Arc<dyn WorkloadAttestor>> {
     async fn values(&self, pid: i32) -> Result<Vec<String>, Status> {
         let selectors = self.0.attest(pid).await.map_err(|error| wire::status(&error))?;
-        Ok(selectors.iter().map(|selector| selector.value.to_string()).collect())
+        Ok(values(&selectors))
+    }
+}
+
+fn values(selectors: &[Selector]) -> Vec<String> {
+    selectors.iter().map(|selector| selector.value.to_string()).collect()
+}
+
+/// The broker that asks, as the agent names it.
+fn caller(metadata: &tonic::metadata::MetadataMap) -> Result<Option<SpiffeId>, String> {
+    let mut named = metadata.get_all(CALLER).iter();
+    match (named.next(), named.next()) {
+        (None, _) => Ok(None),
+        (Some(caller), None) => {
+            let caller = caller.to_str().map_err(|error| error.to_string())?;
+            let parsed = SpiffeId::parse(caller);
+            parsed.map(Some).map_err(|it| format!("invalid broker caller SPIFFE ID: {it}"))
+        }
+        (Some(_), Some(_)) => Err("multiple broker caller SPIFFE IDs provided".into()),
     }
 }
 

@@ -15,6 +15,8 @@ fn host() -> HostContext {
 fn the_table_is_sorted_and_names_a_plugin_once() {
     let keys: Vec<_> = BUILTINS.iter().map(|it| (it.side, it.kind, it.name)).collect();
     assert!(keys.is_sorted_by(|left, right| left < right), "{keys:?}");
+    let names: Vec<_> = NODE_ATTESTORS.iter().map(|[agent, _]| agent.name).collect();
+    assert!(names.is_sorted_by(|left, right| left < right), "{names:?}");
 }
 
 /// A name in only one of the two would be refused by the one or by the other.
@@ -30,7 +32,7 @@ fn the_configuration_knows_the_same_plugins() {
             // The datastore is no plugin of this crate.
             .filter(|(kind, _)| kind != "DataStore")
             .collect();
-        let of_side = BUILTINS.iter().filter(|it| it.side == side);
+        let of_side = builtins().filter(|it| it.side == side);
         let mut here: Vec<_> = of_side.map(|it| (it.kind.to_string(), it.name)).collect();
         known.sort();
         here.sort();
@@ -89,18 +91,23 @@ fn samples(readme: &str) -> Vec<String> {
 
 #[test]
 fn every_plugin_has_a_readme_whose_samples_are_valid_for_a_side() {
-    let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
-    for builtin in BUILTINS {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    for builtin in builtins() {
         let folder = match builtin.kind {
             Kind::CredentialComposer => "credential_composer",
             Kind::KeyManager => "key_manager",
             Kind::NodeAttestor => "node_attestor",
             Kind::UpstreamAuthority => "upstream_authority",
+            Kind::SvidStore => "svid_store",
             Kind::WorkloadAttestor => "workload_attestor",
             other => panic!("no folder for {other}"),
         };
-        let path = source.join(folder).join(builtin.name).join("README.md");
-        let readme = fs::read_to_string(&path).unwrap_or_else(|_| panic!("{}", path.display()));
+        // A vendor's plugins have a crate of their own.
+        let path = Path::new("src").join(folder).join(builtin.name).join("README.md");
+        let homes = ["plugins", "aws", "azure", "gcp"];
+        let found =
+            homes.iter().find_map(|it| fs::read_to_string(crates.join(it).join(&path)).ok());
+        let readme = found.unwrap_or_else(|| panic!("{}", path.display()));
         let samples = samples(&readme);
         assert!(!samples.is_empty(), "{} has no sample", path.display());
         let mut valid = 0;
@@ -109,9 +116,15 @@ fn every_plugin_has_a_readme_whose_samples_are_valid_for_a_side() {
             assert!(parsed.unknown.is_empty());
             for (kind, plugins) in &parsed.value.plugins {
                 for (name, plugin) in plugins {
-                    assert_eq!((kind.as_str(), name.as_str()), (builtin.kind.name(), builtin.name));
+                    // A sample may show what goes with the plugin; that has a README of its own.
+                    if (kind.as_str(), name.as_str()) != (builtin.kind.name(), builtin.name) {
+                        continue;
+                    }
                     let data = plugin.plugin_data.as_ref();
-                    valid += usize::from((builtin.check)(data).is_ok());
+                    // The files that a sample names are on the reader's machine.
+                    let checked = (builtin.check)(data).err().map(|error| error.message);
+                    let missing = |text: String| text.ends_with("no such file or directory");
+                    valid += usize::from(checked.is_none_or(missing));
                 }
             }
         }

@@ -11,7 +11,7 @@ use steeple_pki::digest::Sha256;
 use steeple_plugin::{CredentialComposer, HostContext, Kind, PluginError, X509SvidAttributes};
 use steeple_spiffe::SpiffeId;
 
-use crate::config::refuse_any;
+use steeple_plugin::settings::refuse_any;
 
 /// The plugin's name in configuration.
 pub const NAME: &str = "uniqueid";

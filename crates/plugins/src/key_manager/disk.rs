@@ -12,7 +12,7 @@ use steeple_runtime::fsx;
 
 use super::keys_file::KeysFile;
 use super::local::LocalKeys;
-use crate::config::decode_leniently;
+use steeple_plugin::settings::decode_leniently;
 
 #[cfg(test)]
 mod tests;

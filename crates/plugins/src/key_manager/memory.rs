@@ -6,7 +6,7 @@ use steeple_hcl::Block;
 use steeple_plugin::{HostContext, KeyManager, Kind, PluginError};
 
 use super::local::LocalKeys;
-use crate::config::refuse_any;
+use steeple_plugin::settings::refuse_any;
 
 /// The plugin's name in configuration.
 pub const NAME: &str = "memory";

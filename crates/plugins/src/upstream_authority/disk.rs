@@ -23,7 +23,7 @@ use steeple_plugin::{
 use steeple_runtime::Clock;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
-use crate::config::decode_leniently;
+use steeple_plugin::settings::decode_leniently;
 
 #[cfg(test)]
 mod tests;

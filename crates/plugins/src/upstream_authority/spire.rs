@@ -25,8 +25,8 @@ use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use steeple_spiffe::SpiffeId;
 use tonic::{Request, Status};
 
-use crate::config::decode_leniently;
 use source::Source;
+use steeple_plugin::settings::decode_leniently;
 
 mod convert;
 mod source;

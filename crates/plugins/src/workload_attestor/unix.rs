@@ -17,10 +17,10 @@ use steeple_hcl::Block;
 use steeple_plugin::{Code, HostContext, Kind, PluginError, WorkloadAttestor};
 use steeple_spiffe::Selector;
 
-use crate::config::decode_leniently;
 use digest::{DigestError, Digests};
 use names::Names;
 use process::{Owner, Process, ProcessError};
+use steeple_plugin::settings::decode_leniently;
 
 /// The plugin's name in configuration, and the type of its selectors.
 pub const NAME: &str = "unix";

@@ -12,6 +12,7 @@ const FILE_MODE: u32 = 0o640;
 #[derive(Debug)]
 pub(super) enum Output {
     Stdout,
+    Stderr,
     File { path: PathBuf, file: Mutex<File> },
 }
 
@@ -20,12 +21,20 @@ impl Output {
         Self::Stdout
     }
 
+    pub(super) const fn stderr() -> Self {
+        Self::Stderr
+    }
+
     pub(super) fn file(path: &Path) -> io::Result<Self> {
         Ok(Self::File { path: path.to_owned(), file: Mutex::new(open(path)?) })
     }
 
     pub(super) fn is_terminal(&self) -> bool {
-        matches!(self, Self::Stdout) && io::stdout().is_terminal()
+        match self {
+            Self::Stdout => io::stdout().is_terminal(),
+            Self::Stderr => io::stderr().is_terminal(),
+            Self::File { .. } => false,
+        }
     }
 
     /// Writes one whole line, in one call, so that lines of several threads never mix.
@@ -33,6 +42,7 @@ impl Output {
         // When a log cannot be written there is nowhere left to say so.
         let _ = match self {
             Self::Stdout => io::stdout().lock().write_all(line),
+            Self::Stderr => io::stderr().lock().write_all(line),
             Self::File { file, .. } => {
                 file.lock().unwrap_or_else(PoisonError::into_inner).write_all(line)
             }

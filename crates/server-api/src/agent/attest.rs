@@ -1,6 +1,7 @@
 //! The conversation of AttestAgent: evidence, challenges and responses, a result.
 
 use std::future::Future;
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -9,6 +10,8 @@ use std::time::Duration;
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::stream::Stream;
+use steeple_pki::PublicKey;
+use steeple_pki::csr::Csr;
 use steeple_plugin::{Caller, Challenger, PluginError};
 use steeple_proto::spire::api::server::agent::v1 as pb;
 use steeple_proto::spire::api::server::agent::v1::attest_agent_request as request;
@@ -20,12 +23,53 @@ use tokio::time::timeout;
 use tonic::{Status, Streaming};
 
 use crate::call::{About, Call, log_call};
+use crate::limit::site;
+use crate::stack::too_large;
+use crate::turns::{Turn, Turns};
 
 /// How long an agent may take for its next message.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How long all of it may take: an agent of SPIRE's has given up long before.
+const LONGEST: Duration = Duration::from_secs(180);
+
+/// Attestations of one address that are under way at once; more wait, since a rack of agents may
+/// be behind it.
+const AT_ONCE: usize = 128;
+
+/// The largest evidence, and the largest response to a challenge, in bytes. What attestors take
+/// is less.
+const MAX_EVIDENCE: usize = 1024 * 1024;
+const MAX_RESPONSE: usize = 256 * 1024;
+
+/// The longest name of an attestor that is looked at, in characters. Of a longer one, which names
+/// nobody, this much goes on to logs, audit records and explanations.
+const MAX_KIND: usize = 256;
+
+/// The most that an attestor may ask of one agent.
+const MAX_CHALLENGES: usize = 64;
+
 type Requests = Streaming<pb::AttestAgentRequest>;
 type Answer = Result<pb::AttestAgentResponse, Status>;
+
+/// Who attests from where; shared by all calls.
+#[derive(Clone)]
+pub(crate) struct Attestations(Arc<Turns<IpAddr>>);
+
+impl Default for Attestations {
+    fn default() -> Self {
+        Self(Arc::new(Turns::new(AT_ONCE)))
+    }
+}
+
+impl Attestations {
+    /// Waits until this call may begin; local callers are operators and free.
+    async fn turn(&self, call: &Call) -> Result<Option<Turn>, Status> {
+        let access::Caller::Remote { address, .. } = &call.facts().caller else { return Ok(None) };
+        let turn = self.0.take(&site(address.ip())).await;
+        turn.map(Some).map_err(|error| call.fail(&error))
+    }
+}
 
 /// The answers of one attestation, which goes on while they are read and ends when nobody does.
 pub(crate) struct Conversation {
@@ -34,10 +78,21 @@ pub(crate) struct Conversation {
 }
 
 /// Begins to attest whoever sends `requests`.
-pub(super) fn begin(call: Call, agents: Arc<Agents>, requests: Requests) -> Conversation {
+pub(super) fn begin(
+    call: Call,
+    agents: Arc<Agents>,
+    attestations: Attestations,
+    requests: Requests,
+) -> Conversation {
     let (answer, answers) = mpsc::channel(1);
     let attestation = async move {
-        let last = attest(&call, &agents, requests, &answer).await;
+        let attested = timeout(LONGEST, async {
+            let _turn = attestations.turn(&call).await?;
+            attest(&call, &agents, requests, &answer).await
+        });
+        let last = attested.await.unwrap_or_else(|_elapsed| {
+            Err(call.refuse(Status::deadline_exceeded("the attestation took too long")))
+        });
         // The agent may have gone; then the answer has no reader.
         let _ = answer.send(last).await;
     };
@@ -69,7 +124,11 @@ async fn attest(
     mut requests: Requests,
     answer: &mpsc::Sender<Answer>,
 ) -> Answer {
-    let first = next(&mut requests).await.map_err(|reason| {
+    let first = next(&mut requests).await.map_err(|lost| {
+        let reason = match lost {
+            Lost::TooLarge(status) => return call.refuse(status),
+            Lost::Other(reason) => reason,
+        };
         let text = format!("failed to receive request from stream: {reason}");
         log_call!(error, call, { error = reason, }, "Invalid argument: failed to receive request from stream");
         Status::invalid_argument(text)
@@ -77,7 +136,9 @@ async fn attest(
     let evidence = evidence(first).map_err(|rule| call.fail(&AgentError::Evidence(rule)))?;
     let kind = evidence.kind.clone();
     call.note(|fields| fields.text("node_attestor_type", &kind));
-    let mut dialogue = Dialogue { requests, answer, caller: caller(call) };
+    // Read once more when it is signed: only attestors whose evidence speaks of the key ask.
+    let csr = evidence.csr.clone();
+    let mut dialogue = Dialogue { requests, answer, caller: caller(call), csr, asked: 0 };
     let attested = agents.attest(evidence, &mut dialogue, call.now()).await;
     let svid = attested.map_err(|error| {
         let agent_id = match &error {
@@ -117,7 +178,14 @@ fn evidence(message: pb::AttestAgentRequest) -> Result<Evidence, EvidenceRule> {
     if data.payload.is_empty() {
         return Err(EvidenceRule::Payload);
     }
-    Ok(Evidence { kind: data.r#type, payload: data.payload.to_vec(), csr: csr.to_vec() })
+    if data.payload.len() > MAX_EVIDENCE {
+        return Err(EvidenceRule::LargePayload);
+    }
+    let kind = match data.r#type.char_indices().nth(MAX_KIND) {
+        Some((end, _)) => data.r#type[..end].to_owned(),
+        None => data.r#type,
+    };
+    Ok(Evidence { kind, payload: data.payload.to_vec(), csr: csr.to_vec() })
 }
 
 /// The attestor's way to ask back.
@@ -125,6 +193,8 @@ struct Dialogue<'a> {
     requests: Requests,
     answer: &'a mpsc::Sender<Answer>,
     caller: Caller,
+    csr: Vec<u8>,
+    asked: usize,
 }
 
 fn caller(call: &Call) -> Caller {
@@ -139,16 +209,30 @@ fn caller(call: &Call) -> Caller {
 #[async_trait]
 impl Challenger for Dialogue<'_> {
     async fn challenge(&mut self, challenge: &[u8]) -> Result<Vec<u8>, PluginError> {
+        self.asked += 1;
+        if self.asked > MAX_CHALLENGES {
+            return Err(internal("node attestor asks without end"));
+        }
         let step = response::Step::Challenge(Bytes::copy_from_slice(challenge));
         let message = pb::AttestAgentResponse { step: Some(step) };
         self.answer
             .send(Ok(message))
             .await
             .map_err(|_gone| internal("failed to send challenge to agent"))?;
-        let message = next(&mut self.requests).await.map_err(|reason| {
-            internal(&format!("failed to receive challenge from agent: {reason}"))
+        let message = next(&mut self.requests).await.map_err(|lost| match lost {
+            Lost::TooLarge(status) => PluginError {
+                code: steeple_plugin::Code::ResourceExhausted,
+                message: status.message().to_owned(),
+            },
+            Lost::Other(reason) => {
+                internal(&format!("failed to receive challenge from agent: {reason}"))
+            }
         })?;
         match message.step {
+            Some(request::Step::ChallengeResponse(response)) if response.len() > MAX_RESPONSE => {
+                let message = "challenge response is too large".to_owned();
+                Err(PluginError { code: steeple_plugin::Code::InvalidArgument, message })
+            }
             Some(request::Step::ChallengeResponse(response)) => Ok(response.to_vec()),
             _ => Ok(Vec::new()),
         }
@@ -157,15 +241,29 @@ impl Challenger for Dialogue<'_> {
     fn caller(&self) -> Caller {
         self.caller.clone()
     }
+
+    fn requested_key(&self) -> Option<PublicKey> {
+        Csr::parse(&self.csr).ok().map(|csr| csr.public_key().clone())
+    }
 }
 
-async fn next(requests: &mut Requests) -> Result<pb::AttestAgentRequest, String> {
-    match timeout(PATIENCE, requests.message()).await {
-        Ok(Ok(Some(message))) => Ok(message),
-        Ok(Ok(None)) => Err("EOF".to_owned()),
-        Ok(Err(status)) => Err(status.message().chars().take(100).collect()),
-        Err(_elapsed) => Err("no message came in time".to_owned()),
-    }
+/// Why there is no next message.
+enum Lost {
+    TooLarge(Status),
+    Other(String),
+}
+
+async fn next(requests: &mut Requests) -> Result<pb::AttestAgentRequest, Lost> {
+    let reason = match timeout(PATIENCE, requests.message()).await {
+        Ok(Ok(Some(message))) => return Ok(message),
+        Ok(Ok(None)) => "EOF".to_owned(),
+        Ok(Err(status)) => match too_large(&status) {
+            Some(status) => return Err(Lost::TooLarge(status)),
+            None => status.message().chars().take(100).collect(),
+        },
+        Err(_elapsed) => "no message came in time".to_owned(),
+    };
+    Err(Lost::Other(reason))
 }
 
 fn internal(message: &str) -> PluginError {

@@ -37,7 +37,7 @@ async fn a_policy_from_elsewhere_gives_the_verdict_of_the_table() {
     let folder = std::path::PathBuf::from(std::env::var_os("STEEPLE_POLICY").unwrap());
     let (module, data) = (folder.join("policy.rego"), folder.join("policy_data.json"));
     let judge = Judge::new(Engine::load(&module, Some(&data)).unwrap());
-    for row in TABLE {
+    for row in TABLE.iter().filter(|row| !row.path.starts_with("/steeple.")) {
         assert_eq!(ask(&judge, row, None).await, row.rule, "{}", row.path);
     }
 }

@@ -68,6 +68,10 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
         }
     }
 
+    pub(super) fn values(&self) -> impl Iterator<Item = &V> {
+        self.parts.iter().flat_map(|part| part.values())
+    }
+
     pub(super) fn len(&self) -> usize {
         self.parts.iter().map(|part| part.len()).sum()
     }

@@ -11,7 +11,11 @@
 //! itself. Rows of another trust domain do not exist here. An expired entry is
 //! passed over, and so is what hangs below it alone.
 
+mod ancestry;
+
+use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
+use std::hash::BuildHasher;
 use std::sync::Arc;
 
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
@@ -20,8 +24,9 @@ use steeple_telemetry::gauge;
 
 use super::entry_list::EntryList;
 use super::shards::Shards;
+pub use ancestry::{AliasMiss, Ancestry, Holder, Step, StepKind};
 
-const SERVER_PATH: &str = "/spire/server";
+pub(crate) const SERVER_PATH: &str = "/spire/server";
 
 /// Seconds since the epoch.
 type UnixSeconds = i64;
@@ -40,6 +45,16 @@ pub struct Snapshot {
     nodes: Shards<Arc<str>, Arc<AttestedNode>>,
     /// Entries that grant API rights, by the path of their SPIFFE ID.
     privileged: Shards<Arc<str>, Arc<Vec<Arc<Entry>>>>,
+    /// Entries by a hash of the path of their SPIFFE ID: the way from a parent up to agents.
+    by_id: Shards<u64, Held>,
+    hasher: RandomState,
+}
+
+/// The entries of one SPIFFE ID: mostly one.
+#[derive(Clone)]
+enum Held {
+    One(Arc<Entry>),
+    Many(Arc<EntryList>),
 }
 
 /// The API rights that registration entries give the holder of a SPIFFE ID.
@@ -62,6 +77,8 @@ impl Snapshot {
             aliases: Shards::new(),
             nodes: Shards::new(),
             privileged: Shards::new(),
+            by_id: Shards::new(),
+            hasher: RandomState::new(),
         }
     }
 
@@ -168,6 +185,36 @@ impl Snapshot {
         if agent.is_member_of(&self.trust_domain) { self.nodes.get(agent.path()) } else { None }
     }
 
+    /// The trust domain served.
+    #[must_use]
+    pub fn trust_domain(&self) -> &TrustDomain {
+        &self.trust_domain
+    }
+
+    /// The entry of an id.
+    #[must_use]
+    pub fn entry(&self, entry_id: &str) -> Option<&Arc<Entry>> {
+        self.entries.get(entry_id)
+    }
+
+    /// The entries whose SPIFFE ID has this path, expired ones too.
+    pub(crate) fn entries_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> {
+        let held = self.by_id.get(&self.hasher.hash_one(path));
+        let (one, many) = match held {
+            None => (None, None),
+            Some(Held::One(entry)) => (Some(entry), None),
+            Some(Held::Many(list)) => (None, Some(list.iter())),
+        };
+        one.into_iter()
+            .chain(many.into_iter().flatten())
+            .filter(move |entry| entry.spiffe_id.path() == path)
+    }
+
+    /// Every entry, in no order. Costs as much as there is.
+    pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
+        self.entries.values()
+    }
+
     /// How many entries are indexed.
     #[must_use]
     pub fn entry_count(&self) -> usize {
@@ -244,6 +291,12 @@ impl Snapshot {
     }
 
     fn link(&mut self, entry: Arc<Entry>) {
+        let key = self.hasher.hash_one(entry.spiffe_id.path());
+        if self.by_id.get(&key).is_some() {
+            self.by_id.edit(&key, |held| held.add(&entry));
+        } else {
+            self.by_id.insert(key, Held::One(Arc::clone(&entry)));
+        }
         if entry.admin || entry.downstream {
             let path: Arc<str> = entry.spiffe_id.path().into();
             let list = self.privileged.entry_mut(&path, Arc::default);
@@ -262,6 +315,8 @@ impl Snapshot {
     }
 
     fn unlink(&mut self, entry: &Arc<Entry>) {
+        let key = self.hasher.hash_one(entry.spiffe_id.path());
+        self.by_id.edit(&key, |held| held.remove(&entry.entry_id));
         if entry.admin || entry.downstream {
             drop_from(&mut self.privileged, entry.spiffe_id.path(), &entry.entry_id);
         }
@@ -286,6 +341,33 @@ impl Snapshot {
             .iter()
             .min_by_key(|selector| self.aliases.get(*selector).map_or(0, |list| list.len()))
             .cloned()
+    }
+}
+
+impl Held {
+    fn add(&mut self, entry: &Arc<Entry>) -> bool {
+        match self {
+            Self::One(first) => {
+                let mut list = EntryList::default();
+                list.insert(Arc::clone(first));
+                list.insert(Arc::clone(entry));
+                *self = Self::Many(Arc::new(list));
+            }
+            Self::Many(list) => Arc::make_mut(list).insert(Arc::clone(entry)),
+        }
+        true
+    }
+
+    /// Whether some are left.
+    fn remove(&mut self, entry_id: &str) -> bool {
+        match self {
+            Self::One(entry) => entry.entry_id != entry_id,
+            Self::Many(list) => {
+                let list = Arc::make_mut(list);
+                list.remove(entry_id);
+                !list.is_empty()
+            }
+        }
     }
 }
 

@@ -6,6 +6,7 @@ mod access;
 mod attestation;
 mod downstream;
 mod entries;
+mod racing;
 mod several;
 mod support;
 mod svids;

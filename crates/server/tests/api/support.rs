@@ -86,6 +86,7 @@ pub(crate) async fn start_on(
             }} }}
             KeyManager "disk" {{ plugin_data {{ keys_path = "{data}/keys.json" }} }}
             NodeAttestor "join_token" {{ plugin_data {{}} }}
+            NodeAttestor "http_challenge" {{ plugin_data {{}} }}
         }}
         "#,
         root = root.display(),

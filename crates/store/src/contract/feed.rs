@@ -207,13 +207,16 @@ pub async fn a_revision_of_another_database_is_recognised(store: AnyStore) {
 
 pub async fn local_commits_wake_readers(store: AnyStore) {
     let mut wakeups = store.wakeups();
+    let bundles = store.bundle_wakeups();
     assert!(!wakeups.has_changed().unwrap());
     store.create_entry(new_entry("/w", &["a:1"])).await.unwrap();
     assert!(wakeups.has_changed().unwrap());
     wakeups.mark_unchanged();
     store.create_entry(new_entry("/w", &["a:1"])).await.unwrap_err();
+    assert!(!bundles.has_changed().unwrap());
     store.append_bundle(&steeple_pki::Bundle::new(trust_domain("a.test"))).await.unwrap();
     assert!(!wakeups.has_changed().unwrap(), "nobody waits for bundles or refusals here");
+    assert!(bundles.has_changed().unwrap());
 }
 
 /// What a reader knows who started from a snapshot and followed the changes.

@@ -44,6 +44,46 @@ pub async fn attesting_again_overwrites_but_keeps_the_version(store: AnyStore) {
     assert_eq!(store.fetch_node(&agent).await.unwrap(), Some(expected));
 }
 
+pub async fn a_first_attestation_is_recorded_once(store: AnyStore) {
+    let agent = AttestedNode { can_reattest: false, ..node("/agent", &["b:2", "a:1", "b:2"]) };
+    let recorded = store.insert_attested_node(agent.clone()).await.unwrap();
+    assert_eq!(recorded.selectors, selectors(&["a:1", "b:2"]));
+    assert_eq!(store.fetch_node(&id("/agent")).await.unwrap(), Some(recorded.clone()));
+    let other = AttestedNode { serial_number: "2".into(), ..node("/agent", &["z:1"]) };
+    let again = store.insert_attested_node(other.clone()).await.unwrap_err();
+    assert_eq!(again, StoreError::AlreadyExists("agent has attested".into()));
+    assert_eq!(store.fetch_node(&id("/agent")).await.unwrap(), Some(recorded));
+    store.ban_node(&id("/agent")).await.unwrap();
+    let banned = store.insert_attested_node(other.clone()).await.unwrap_err();
+    assert_eq!(banned, StoreError::Precondition("agent is banned".into()));
+    store.delete_node(&id("/agent")).await.unwrap();
+    assert!(store.insert_attested_node(other).await.is_ok(), "evicting lets it");
+}
+
+pub async fn of_a_hundred_first_attestations_one_is_recorded(store: AnyStore) {
+    let start = std::sync::Arc::new(tokio::sync::Barrier::new(100));
+    let attempts: Vec<_> = (0..100)
+        .map(|number| {
+            let (store, start) = (AnyStore::clone(&store), std::sync::Arc::clone(&start));
+            tokio::spawn(async move {
+                let agent =
+                    AttestedNode { serial_number: number.to_string(), ..node("/agent", &["a:1"]) };
+                start.wait().await;
+                store.insert_attested_node(agent).await
+            })
+        })
+        .collect();
+    let mut winners = Vec::new();
+    for attempt in attempts {
+        match attempt.await.unwrap() {
+            Ok(node) => winners.push(node),
+            Err(error) => assert_eq!(error, StoreError::AlreadyExists("agent has attested".into())),
+        }
+    }
+    assert_eq!(winners.len(), 1);
+    assert_eq!(store.fetch_node(&id("/agent")).await.unwrap(), winners.pop());
+}
+
 pub async fn a_banned_agent_cannot_attest_and_evicting_lets_it(store: AnyStore) {
     let agent = id("/agent");
     store.upsert_attested_node(node("/agent", &["a:1"])).await.unwrap();

@@ -46,6 +46,7 @@ pub(super) async fn insert(tx: &Tx, message: &common::Bundle) -> Result<(), Stor
         ("trust_domain", message.trust_domain_id.as_str().into()),
         ("data", message.encode_to_vec().into()),
     ];
+    tx.bundle_written();
     tx.insert(BUNDLES, &columns).await?;
     Ok(())
 }
@@ -57,6 +58,7 @@ pub(super) async fn save(tx: &Tx, stored: &StoredBundle) -> Result<(), StoreErro
         .and_where(Expr::col("id").eq(stored.row_id))
         .value("updated_at", tx.dialect.timestamp(tx.now))
         .value("data", stored.message.encode_to_vec());
+    tx.bundle_written();
     tx.execute(&update).await?;
     Ok(())
 }

@@ -156,6 +156,7 @@ pub(super) async fn delete(
     tx.execute(&unlink).await?;
     let mut delete = Query::delete();
     delete.from_table(BUNDLES).and_where(Expr::col("id").eq(stored.row_id));
+    tx.bundle_written();
     tx.execute(&delete).await?;
     Ok(())
 }

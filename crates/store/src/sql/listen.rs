@@ -12,8 +12,10 @@ use tokio::sync::watch;
 use super::link::Link;
 use crate::config::Now;
 
-/// What servers call.
-pub(super) const CHANNEL: &str = "steeple_events";
+/// What servers call when they wrote an event.
+pub(super) const EVENTS: &str = "steeple_events";
+/// What servers call when they wrote a bundle.
+pub(super) const BUNDLES: &str = "steeple_bundles";
 
 const FIRST_WAIT: Duration = Duration::from_millis(500);
 const LAST_WAIT: Duration = Duration::from_secs(30);
@@ -40,6 +42,7 @@ pub(super) struct Ear {
     pub(super) link: Link,
     pub(super) now: Now,
     pub(super) wake: watch::Sender<u64>,
+    pub(super) wake_bundles: watch::Sender<u64>,
     /// What our own calls say, which wake nobody twice.
     pub(super) own: String,
     /// It was interrupted, so that calls may have been missed.
@@ -64,20 +67,23 @@ impl Ear {
             .connect_lazy_with((*options).clone());
         let mut listener = PgListener::connect_with(&pool).await?;
         listener.eager_reconnect(false);
-        listener.listen(CHANNEL).await?;
+        listener.listen_all([EVENTS, BUNDLES]).await?;
         backoff.reset();
         if std::mem::replace(&mut self.interrupted, true) {
-            self.wake();
+            count_up(&self.wake);
+            count_up(&self.wake_bundles);
         }
         while let Some(call) = listener.try_recv().await? {
             if call.payload() != self.own {
-                self.wake();
+                let bundles = call.channel() == BUNDLES;
+                count_up(if bundles { &self.wake_bundles } else { &self.wake });
             }
         }
         Ok(())
     }
+}
 
-    fn wake(&self) {
-        self.wake.send_modify(|count| *count = count.wrapping_add(1));
-    }
+/// Wakes who watches.
+pub(super) fn count_up(wake: &watch::Sender<u64>) {
+    wake.send_modify(|count| *count = count.wrapping_add(1));
 }

@@ -36,21 +36,43 @@ pub(super) async fn upsert(
         node =
             AttestedNode { selectors: node.selectors, ..write_update(tx, stored, update).await? };
     } else {
-        let columns = [
-            ("spiffe_id", node.spiffe_id.as_str().into()),
-            ("data_type", node.attestation_type.as_str().into()),
-            ("serial_number", node.serial_number.as_str().into()),
-            ("expires_at", tx.dialect.timestamp_seconds(node.expires_at)),
-            ("new_serial_number", node.new_serial_number.as_str().into()),
-            ("new_expires_at", nullable_seconds(tx, node.new_expires_at)),
-            ("can_reattest", node.can_reattest.into()),
-            ("agent_version", node.agent_version.as_str().into()),
-        ];
-        tx.insert(NODES, &columns).await?;
+        insert_row(tx, &node).await?;
     }
     replace_selectors(tx, &node.spiffe_id, &node.selectors).await?;
     tx.node_event(node.spiffe_id.as_str()).await?;
     Ok(Some(node))
+}
+
+/// Makes the row of an agent that has none. Where reading does not lock what is not there, the
+/// unique index decides between two that found nothing; who was second looks again.
+pub(super) async fn insert(tx: &Tx, mut node: AttestedNode) -> Result<AttestedNode, StoreError> {
+    node.selectors.sort_unstable();
+    node.selectors.dedup();
+    match node_rows::find_by_id(tx, &node.spiffe_id).await? {
+        Some(stored) if stored.node.is_banned() => {
+            return Err(StoreError::Precondition("agent is banned".into()));
+        }
+        Some(_) => return Err(StoreError::AlreadyExists("agent has attested".into())),
+        None => {}
+    }
+    insert_row(tx, &node).await?;
+    replace_selectors(tx, &node.spiffe_id, &node.selectors).await?;
+    tx.node_event(node.spiffe_id.as_str()).await?;
+    Ok(node)
+}
+
+async fn insert_row(tx: &Tx, node: &AttestedNode) -> Result<(), StoreError> {
+    let columns = [
+        ("spiffe_id", node.spiffe_id.as_str().into()),
+        ("data_type", node.attestation_type.as_str().into()),
+        ("serial_number", node.serial_number.as_str().into()),
+        ("expires_at", tx.dialect.timestamp_seconds(node.expires_at)),
+        ("new_serial_number", node.new_serial_number.as_str().into()),
+        ("new_expires_at", nullable_seconds(tx, node.new_expires_at)),
+        ("can_reattest", node.can_reattest.into()),
+        ("agent_version", node.agent_version.as_str().into()),
+    ];
+    tx.insert(NODES, &columns).await.map(drop)
 }
 
 /// A time that is not known is NULL, not the epoch.

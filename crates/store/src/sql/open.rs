@@ -60,6 +60,7 @@ impl SqlStore {
             now: Arc::clone(&config.now),
             busy_deadline: config.busy_deadline,
             wake: watch::Sender::new(0),
+            wake_bundles: watch::Sender::new(0),
             created: false,
             settled_at: Mutex::new(None),
             id: uuid::Uuid::new_v4().to_string(),
@@ -73,6 +74,7 @@ impl SqlStore {
                 link: store.writer.link.clone(),
                 now: Arc::clone(&store.now),
                 wake: store.wake.clone(),
+                wake_bundles: store.wake_bundles.clone(),
                 own: store.id.clone(),
                 interrupted: false,
             };

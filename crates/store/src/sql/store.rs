@@ -10,13 +10,14 @@ use tokio::sync::watch;
 use super::tx::Tx;
 use super::{
     Attempts, IfMade, SqlStore, bundles, ca_journals, entries, entry_rows, federation, feed,
-    join_tokens, node_rows, nodes,
+    join_tokens, node_rows, nodes, reusable_tokens,
 };
 use crate::error::{JoinTokenError, StoreError};
 use crate::feed::{Revision, Since, Snapshot};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
+    ReusableToken, TokenBearer,
 };
 use crate::store::Store;
 
@@ -183,6 +184,10 @@ impl Store for SqlStore {
         change!(self, again, tx => upsert_node(&tx, node.clone()))
     }
 
+    async fn insert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError> {
+        change!(self, again, tx => nodes::insert(&tx, node.clone()))
+    }
+
     async fn update_node(
         &self,
         id: &SpiffeId,
@@ -226,6 +231,36 @@ impl Store for SqlStore {
 
     async fn prune_join_tokens(&self, expired_before: SystemTime) -> Result<u64, StoreError> {
         change!(self, tx => join_tokens::prune(&tx, expired_before))
+    }
+
+    async fn create_reusable_token(&self, token: ReusableToken) -> Result<(), StoreError> {
+        // In a transaction of its own: MySQL ends one at each CREATE.
+        change!(self, tx => reusable_tokens::make_tables(&tx))?;
+        change!(self, tx => reusable_tokens::create(&tx, &token))
+    }
+
+    async fn fetch_reusable_token(&self, id: &str) -> Result<Option<ReusableToken>, StoreError> {
+        read!(self, tx => reusable_tokens::fetch(&tx, id))
+    }
+
+    async fn list_reusable_tokens(
+        &self,
+        page: Option<&Page>,
+    ) -> Result<(Vec<ReusableToken>, Option<String>), StoreError> {
+        read!(self, tx => reusable_tokens::list_all(&tx, page))
+    }
+
+    async fn delete_reusable_token(&self, id: &str) -> Result<(), StoreError> {
+        change!(self, tx => reusable_tokens::delete(&tx, id))
+    }
+
+    async fn attest_with_reusable_token(
+        &self,
+        node: AttestedNode,
+        bearer: TokenBearer<'_>,
+        now: SystemTime,
+    ) -> Result<AttestedNode, JoinTokenError> {
+        change!(self, again, tx => reusable_tokens::attest(&tx, node.clone(), bearer, now))?
     }
 
     async fn create_bundle(&self, bundle: &Bundle) -> Result<Bundle, StoreError> {
@@ -353,6 +388,10 @@ impl Store for SqlStore {
 
     fn wakeups(&self) -> watch::Receiver<u64> {
         self.wake.subscribe()
+    }
+
+    fn bundle_wakeups(&self) -> watch::Receiver<u64> {
+        self.wake_bundles.subscribe()
     }
 
     async fn health(&self) -> Result<(), StoreError> {

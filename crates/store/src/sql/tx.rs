@@ -25,6 +25,7 @@ pub(super) struct Tx {
     writes: bool,
     /// Whether an event was written, so that readers want to be woken.
     touched: AtomicBool,
+    bundles: AtomicBool,
     /// What may be done about the failure of this transaction.
     retry: Mutex<Retry>,
 }
@@ -40,7 +41,8 @@ impl Tx {
 
     fn new(inner: DatabaseTransaction, dialect: Dialect, now: SystemTime, writes: bool) -> Self {
         let retry = Mutex::new(Retry::Never);
-        Self { inner, dialect, now, writes, touched: AtomicBool::new(false), retry }
+        let (touched, bundles) = (AtomicBool::new(false), AtomicBool::new(false));
+        Self { inner, dialect, now, writes, touched, bundles, retry }
     }
 
     /// Keeps other transactions that name the same out until this one ends, if it may write.
@@ -144,12 +146,28 @@ impl Tx {
         self.touched.load(Ordering::Relaxed)
     }
 
+    /// Notes that a bundle was written; bundles have no events.
+    pub(super) fn bundle_written(&self) {
+        self.bundles.store(true, Ordering::Relaxed);
+    }
+
+    pub(super) fn wrote_bundles(&self) -> bool {
+        self.bundles.load(Ordering::Relaxed)
+    }
+
     /// Commits. If that fails, nobody knows whether it happened, and it is not tried again.
     pub(super) async fn commit(self, caller: &str) -> Result<(), StoreError> {
         let dialect = self.dialect;
-        if self.wrote_events() && matches!(dialect, Dialect::Postgres) {
+        let calls = [
+            (self.wrote_events(), super::listen::EVENTS),
+            (self.wrote_bundles(), super::listen::BUNDLES),
+        ];
+        for (_, channel) in calls.into_iter().filter(|(wrote, _)| *wrote) {
+            if !matches!(dialect, Dialect::Postgres) {
+                break;
+            }
             // Delivered with the commit, and to nobody if there is none.
-            let notify = format!("NOTIFY {}, '{caller}'", super::listen::CHANNEL);
+            let notify = format!("NOTIFY {channel}, '{caller}'");
             let done = self.inner.execute_unprepared(&notify).await;
             done.map_err(|error| self.error(&error))?;
         }

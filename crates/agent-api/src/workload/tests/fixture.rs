@@ -11,7 +11,9 @@ use steeple_agent_core::cache::{IdentityCache, SignedSvid};
 use steeple_agent_core::entry::Entry;
 use steeple_agent_core::jwt::{JwtSource, JwtSvid, JwtSvids};
 use steeple_agent_core::sync::EntryDelta;
+use steeple_agent_core::wit::{SignedWit, WitRequest, WitSource, WitSvids};
 use steeple_net::channel::Channel;
+use steeple_net::unix::bind;
 use steeple_pki::x509::{
     DistinguishedName, Issuer, KeyUsage, SerialNumber, Template, issue, self_sign,
 };
@@ -22,20 +24,22 @@ use steeple_runtime::{Drain, SystemClock, drain};
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 
 use super::super::WorkloadApi;
+use crate::caller::Callers;
 use crate::endpoint::Endpoint;
 use crate::rate_limit::RateLimits;
+use crate::sds::{SdsApi, SdsNames};
 
-pub(super) const HOUR: Duration = Duration::from_secs(3600);
+pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
 /// An authority of a trust domain, for certificates and tokens.
-pub(super) struct Authority {
-    pub(super) trust_domain: TrustDomain,
-    pub(super) certificate: Certificate,
+pub(crate) struct Authority {
+    pub(crate) trust_domain: TrustDomain,
+    pub(crate) certificate: Certificate,
     key: Arc<PrivateKey>,
 }
 
 impl Authority {
-    pub(super) async fn new(name: &str) -> Self {
+    pub(crate) async fn new(name: &str) -> Self {
         let trust_domain = TrustDomain::parse(name).unwrap();
         let key = Arc::new(PrivateKey::generate(KeyType::EcP256).unwrap());
         let mut template = template(&key, &trust_domain.id_string(), HOUR);
@@ -46,11 +50,17 @@ impl Authority {
         Self { trust_domain, certificate, key }
     }
 
-    pub(super) fn bundle(&self) -> Bundle {
+    pub(crate) fn bundle(&self) -> Bundle {
         let certificates = vec![self.certificate.clone()];
         let mut bundle = Bundle::from_certificates(self.trust_domain.clone(), certificates);
         bundle.set_jwt_authority(JwtAuthority {
             key_id: "kid".into(),
+            public_key: self.key.public_key().clone(),
+            expires_at: None,
+            tainted: false,
+        });
+        bundle.set_wit_authority(JwtAuthority {
+            key_id: "wit-kid".into(),
             public_key: self.key.public_key().clone(),
             expires_at: None,
             tainted: false,
@@ -69,7 +79,7 @@ impl Authority {
         }
     }
 
-    pub(super) async fn token(&self, subject: &str, audience: serde_json::Value) -> String {
+    pub(crate) async fn token(&self, subject: &str, audience: serde_json::Value) -> String {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
         let claims = serde_json::json!({
             "sub": subject, "aud": audience, "iat": now, "exp": now + 60, "scope": "all",
@@ -134,29 +144,50 @@ impl JwtSource for Tokens {
     }
 }
 
-/// What a test may want otherwise.
-#[derive(Default)]
-pub(super) struct Options {
-    pub(super) attestation_fails: bool,
-    pub(super) attestation_takes: Duration,
-    pub(super) open_to_verifiers: bool,
-    pub(super) foreign_claims: Vec<&'static str>,
+struct Wits(Arc<Authority>);
+
+#[async_trait]
+impl WitSource for Wits {
+    async fn sign(
+        &self,
+        requests: Vec<WitRequest>,
+    ) -> Result<Vec<Result<SignedWit, String>>, String> {
+        let now = SystemTime::now();
+        let mut signed = Vec::new();
+        for request in requests {
+            let token = self.0.token(&format!("wit/{}", request.entry_id), "any".into()).await;
+            signed.push(Ok(SignedWit { token, issued_at: now, expires_at: now + HOUR }));
+        }
+        Ok(signed)
+    }
 }
 
-pub(super) struct Fixture {
-    pub(super) authority: Arc<Authority>,
-    pub(super) cache: Arc<IdentityCache>,
-    pub(super) drain: Option<Drain>,
-    pub(super) socket: PathBuf,
+/// What a test may want otherwise.
+#[derive(Default)]
+pub(crate) struct Options {
+    pub(crate) attestation_fails: bool,
+    pub(crate) attestation_takes: Duration,
+    pub(crate) open_to_verifiers: bool,
+    pub(crate) plain_roots: bool,
+    pub(crate) http: bool,
+    pub(crate) wit: bool,
+    pub(crate) foreign_claims: Vec<&'static str>,
+}
+
+pub(crate) struct Fixture {
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) cache: Arc<IdentityCache>,
+    pub(crate) drain: Option<Drain>,
+    pub(crate) socket: PathBuf,
     _directory: tempfile::TempDir,
 }
 
 impl Fixture {
-    pub(super) async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(Options::default()).await
     }
 
-    pub(super) async fn with(options: Options) -> Self {
+    pub(crate) async fn with(options: Options) -> Self {
         let authority = Arc::new(Authority::new("example.org").await);
         let own = Arc::new(CachedBundle::new(authority.bundle()));
         let cache = IdentityCache::new(own, 1000);
@@ -166,8 +197,21 @@ impl Fixture {
         let (drain, watcher) = drain::channel();
         let api = WorkloadApi {
             cache: cache.clone(),
+            wit: options.wit.then(|| {
+                Arc::new(WitSvids::new(Arc::new(Wits(authority.clone())), KeyType::EcP256, 10))
+            }),
+            http: options.http,
             jwt: Arc::new(JwtSvids::new(Arc::new(Tokens(authority.clone())), 10)),
-            attestation: Arc::new(WorkloadAttestation::new(vec![Arc::new(attestor)], limits, -1)),
+            callers: Arc::new(Callers {
+                attestation: Arc::new(WorkloadAttestation::new(
+                    vec![Arc::new(attestor)],
+                    limits,
+                    -1,
+                )),
+                rate_limits: RateLimits::default(),
+                log_selectors: Vec::new(),
+                clock: Arc::new(SystemClock),
+            }),
             trust_domain: authority.trust_domain.clone(),
             allow_unauthenticated_verifiers: options.open_to_verifiers,
             allowed_foreign_jwt_claims: options
@@ -175,40 +219,51 @@ impl Fixture {
                 .iter()
                 .map(|s| (*s).into())
                 .collect(),
-            log_selectors: Vec::new(),
-            rate_limits: RateLimits::default(),
+            clock: Arc::new(SystemClock),
+            drain: watcher.clone(),
+        };
+        let sds = SdsApi {
+            cache: cache.clone(),
+            callers: api.callers.clone(),
+            names: SdsNames {
+                svid: "default".into(),
+                bundle: "ROOTCA".into(),
+                all_bundles: "ALL".into(),
+                disable_spiffe_cert_validation: options.plain_roots,
+            },
             clock: Arc::new(SystemClock),
             drain: watcher.clone(),
         };
         let directory = tempfile::tempdir().unwrap();
         let socket = directory.path().join("api.sock");
-        let endpoint = Endpoint::workload(&socket, Some(Arc::new(api))).unwrap();
+        let incoming = bind(&socket, 0o777, 0o755).unwrap();
+        let endpoint = Endpoint::workload(incoming, Some(Arc::new(api)), Some(Arc::new(sds)));
         tokio::spawn(endpoint.serve(watcher));
         Self { authority, cache, drain: Some(drain), socket, _directory: directory }
     }
 
-    pub(super) fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
+    pub(crate) fn client(&self) -> SpiffeWorkloadApiClient<Channel> {
         SpiffeWorkloadApiClient::new(steeple_net::channel::unix(&self.socket))
     }
 
     /// Adds an entry for the caller, and its SVID.
-    pub(super) async fn register(&self, entry: Entry) {
+    pub(crate) async fn register(&self, entry: Entry) {
         self.apply(vec![entry], &[]);
         self.sign().await;
     }
 
-    pub(super) fn apply(&self, upserted: Vec<Entry>, removed: &[&str]) {
+    pub(crate) fn apply(&self, upserted: Vec<Entry>, removed: &[&str]) {
         let removed = removed.iter().map(|id| (*id).into()).collect();
         self.cache.apply(EntryDelta { upserted, removed }, self.cache.bundles(), SystemTime::now());
     }
 
-    pub(super) fn federate(&self, bundle: Bundle) {
+    pub(crate) fn federate(&self, bundle: Bundle) {
         let mut bundles: Bundles = self.cache.bundles();
         bundles.insert(bundle.trust_domain.clone(), Arc::new(CachedBundle::new(bundle)));
         self.cache.apply(EntryDelta::default(), bundles, SystemTime::now());
     }
 
-    pub(super) async fn sign(&self) {
+    pub(crate) async fn sign(&self) {
         let mut signed = Vec::new();
         for request in self.cache.wanted(500, SystemTime::now()) {
             let svid = self.authority.svid(&request.entry.spiffe_id).await;
@@ -218,13 +273,13 @@ impl Fixture {
     }
 
     /// Has every SVID replaced.
-    pub(super) async fn rotate(&self) {
+    pub(crate) async fn rotate(&self) {
         self.cache.discard(&self.cache.signed_entries(), |_| true);
         self.sign().await;
     }
 }
 
-pub(super) fn entry(id: &str) -> Entry {
+pub(crate) fn entry(id: &str) -> Entry {
     Entry {
         id: id.into(),
         spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/{id}")).unwrap(),
@@ -233,6 +288,8 @@ pub(super) fn entry(id: &str) -> Entry {
         hint: String::new(),
         revision: 0,
         created_at: 1,
+        admin: false,
+        downstream: false,
         store_svid: false,
         disable_x509_svid_prefetch: false,
         jwt_svid_include_jti: false,
@@ -240,7 +297,7 @@ pub(super) fn entry(id: &str) -> Entry {
 }
 
 /// A request with the header that every call must carry.
-pub(super) fn call<T>(message: T) -> tonic::Request<T> {
+pub(crate) fn call<T>(message: T) -> tonic::Request<T> {
     let mut request = tonic::Request::new(message);
     request.metadata_mut().insert("workload.spiffe.io", "true".parse().unwrap());
     request

@@ -1,0 +1,3 @@
+//! SVID stores.
+
+pub mod disk;
