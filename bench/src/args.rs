@@ -1,11 +1,23 @@
 //! The command line.
 
+use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::error::{Error, Result};
+use crate::scenario::{self, Scenario};
 
-pub const HELP: &str = "\
+/// What `--help` says, with the list of the scenarios.
+pub fn help() -> String {
+    let mut text = HELP.to_owned();
+    for scenario in scenario::ALL {
+        let by_hand = if scenario.by_hand { " (by hand: --only)" } else { "" };
+        let _ = writeln!(text, "  {:<14}{}{by_hand}", scenario.name, scenario.about);
+    }
+    text
+}
+
+const HELP: &str = "\
 Measures spire-server and spire-agent of one or more folders, in alternation.
 
   bench --bin [LABEL=]FOLDER [--bin [LABEL=]FOLDER ...] [options]
@@ -20,11 +32,13 @@ Measures spire-server and spire-agent of one or more folders, in alternation.
   --idle S              length of the idle measurement (10)
   --changes N           entries that are followed to an open stream, per round (3)
   --fill N              entries that the agent starts with in the scenario fill (5000)
-  --only A,B            scenarios: idle, streams, sds, mint, fetch, propagation, entries,
-                        many, restart, fill (all)
+  --agents N            simulated agents of the scenarios with a fleet (5000)
+  --only A,B            the scenarios of these names only (all but those by hand)
   --json FILE           write every figure of every round there
   --limit S             give up after so many seconds (3600)
   --quick               one short round that checks every answer; its figures mean little
+
+Scenarios:
 ";
 
 /// One folder of binaries.
@@ -46,25 +60,14 @@ pub struct Args {
     pub changes: usize,
     /// How many entries the agent starts with in `fill`.
     pub fill: usize,
+    /// How many simulated agents a fleet has.
+    pub agents: usize,
     pub only: Vec<String>,
     pub json: Option<PathBuf>,
     pub limit: Duration,
     /// Of so many answers, one is verified to the last signature.
     pub verify_every: u64,
 }
-
-pub const SCENARIOS: [&str; 10] = [
-    "idle",
-    "streams",
-    "sds",
-    "mint",
-    "fetch",
-    "propagation",
-    "entries",
-    "many",
-    "restart",
-    "fill",
-];
 
 impl Args {
     /// Reads the command line; `None` when it asks for help.
@@ -89,6 +92,7 @@ impl Args {
                 "--idle" => args.idle = seconds(&word, &value()?, 600)?,
                 "--changes" => args.changes = number(&word, &value()?, 1, 100)?,
                 "--fill" => args.fill = number(&word, &value()?, 1, 100_000)?,
+                "--agents" => args.agents = number(&word, &value()?, 1, 20_000)?,
                 "--only" => args.only = scenarios(&value()?)?,
                 "--json" => args.json = Some(value()?.into()),
                 "--limit" => args.limit = seconds(&word, &value()?, 86_400)?,
@@ -111,8 +115,11 @@ impl Args {
     }
 
     /// Whether `scenario` is wanted.
-    pub fn wants(&self, scenario: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|it| it == scenario)
+    pub fn wants(&self, scenario: &Scenario) -> bool {
+        match &self.only[..] {
+            [] => !scenario.by_hand,
+            only => only.iter().any(|it| it == scenario.name),
+        }
     }
 
     fn full() -> Self {
@@ -125,6 +132,7 @@ impl Args {
             idle: Duration::from_secs(10),
             changes: 3,
             fill: 5000,
+            agents: 5000,
             only: Vec::new(),
             json: None,
             limit: Duration::from_secs(3600),
@@ -141,6 +149,7 @@ impl Args {
             idle: Duration::from_secs(1),
             changes: 1,
             fill: 200,
+            agents: 20,
             limit: Duration::from_secs(300),
             verify_every: 1,
             ..Self::full()
@@ -191,11 +200,12 @@ fn seconds(option: &str, value: &str, most: u32) -> Result<Duration> {
 
 fn scenarios(value: &str) -> Result<Vec<String>> {
     let chosen: Vec<String> = value.split(',').map(str::to_owned).collect();
-    match chosen.iter().find(|it| !SCENARIOS.contains(&it.as_str())) {
-        Some(unknown) => Err(Error::Usage(format!(
-            "no scenario {unknown:?}; there are {}",
-            SCENARIOS.join(", ")
-        ))),
+    let names: Vec<&str> = scenario::ALL.iter().map(|it| it.name).collect();
+    match chosen.iter().find(|it| !names.contains(&it.as_str())) {
+        Some(unknown) => {
+            let names = names.join(", ");
+            Err(Error::Usage(format!("no scenario {unknown:?}; there are {names}")))
+        }
         None => Ok(chosen),
     }
 }

@@ -4,7 +4,7 @@
 //! Not here: anything that the programs under test are made of, but for the generated messages and
 //! the code that checks answers.
 //!
-//! Start at `run`; the list of what is measured is `figures.rs`.
+//! Start at `run`; the list of what is measured is in `scenario.rs`.
 
 mod args;
 mod check;
@@ -23,13 +23,13 @@ use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use args::{Args, SCENARIOS};
+use args::Args;
 use deployment::Deployment;
 use error::{Error, Result};
 use figures::Samples;
 use machine::Yardstick;
 use report::Report;
-use scenario::Context;
+use scenario::{Context, Run};
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("push") {
@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let done = match Args::parse(std::env::args().skip(1)) {
         Ok(Some(args)) => measure(&args),
         Ok(None) => {
-            print!("{}", args::HELP);
+            print!("{}", args::help());
             Ok(())
         }
         Err(error) => Err(error),
@@ -102,26 +102,36 @@ async fn round(
     if round % 2 == 1 {
         order.reverse();
     }
+    let (shared, alone) = scenario::of_round(args, round);
     let mut deployments = Vec::new();
-    for &bin in &order {
+    for &bin in order.iter().filter(|_| !shared.is_empty()) {
         let deployment = Deployment::start(&args.bins[bin]).await?;
-        samples.add(bin, "start.server", deployment.started.0);
-        samples.add(bin, "start.agent", deployment.started.1);
         deployments.push((bin, deployment));
     }
-    for scenario in SCENARIOS.into_iter().filter(|it| args.wants(it)) {
+    let say = |scenario: &str, bin: usize| {
+        let label = &args.bins[bin].label;
+        eprintln!("round {} of {}: {scenario}: {label}", round + 1, args.rounds);
+    };
+    for scenario in shared {
+        let Run::Shared(run) = scenario.run else { continue };
         for (bin, deployment) in &mut deployments {
-            let label = &deployment.label;
-            eprintln!("round {} of {}: {scenario}: {label}", round + 1, args.rounds);
+            say(scenario.name, *bin);
             yardstick.burst();
             let mut context = Context { args, samples: &mut *samples, bin: *bin };
-            scenario::run(scenario, deployment, &mut context).await?;
+            run(deployment, &mut context).await?;
+            deployment.alive()?;
         }
     }
-    for (bin, deployment) in deployments {
-        samples.add(bin, "peak.server", scenario::idle::mib(deployment.server.memory()?.peak));
-        samples.add(bin, "peak.agent", scenario::idle::mib(deployment.agent.memory()?.peak));
+    for (_, deployment) in deployments {
         deployment.stop();
+    }
+    for scenario in alone {
+        let Run::Alone(run) = scenario.run else { continue };
+        for &bin in &order {
+            say(scenario.name, bin);
+            yardstick.burst();
+            run(&mut Context { args, samples: &mut *samples, bin }).await?;
+        }
     }
     Ok(())
 }

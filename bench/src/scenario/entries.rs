@@ -7,9 +7,10 @@ use steeple_proto::spire::api::server::entry::v1::{
 };
 use steeple_proto::spire::api::types::{Entry, Status};
 
-use super::Context;
+use super::{Context, Scenario};
 use crate::deployment::{self, Deployment};
 use crate::error::{Error, Result};
+use crate::figures::{cost, rate};
 use crate::load::{Gate, answer, drive};
 
 const CREATE: &str = "BatchCreateEntry";
@@ -19,7 +20,18 @@ const MOST: u64 = 2000;
 /// Each entry has a selector of its own, as entries of different workloads do.
 const FIRST_UID: u32 = 100_000;
 
-pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "entries",
+    "creating entries",
+    &[
+        rate("entries.rate", "BatchCreateEntry, one entry each"),
+        cost("entries.cpu", "BatchCreateEntry, server CPU per entry"),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     // Of another agent, so that what is measured is the writing.
     let parent = "/spire/agent/bench/other";
     let mut callers = Vec::new();

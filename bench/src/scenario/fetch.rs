@@ -8,9 +8,10 @@ use steeple_proto::workload::{JwtsvidRequest, X509svidRequest, X509svidResponse}
 use tonic::metadata::MetadataValue;
 use tonic::{Request, Status, Streaming};
 
-use super::{Context, fully};
+use super::{Context, Scenario, fully};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::figures::{CONNECTION, EXCHANGE, SIGN, cost, rate};
 use crate::load::{Gate, Spent, answer, drive};
 
 /// The identity that whoever runs this has.
@@ -25,7 +26,25 @@ const MOST: usize = 256 << 20;
 
 pub type Client = SpiffeWorkloadApiClient<Channel>;
 
-pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "fetch",
+    "FetchX509SVID and FetchJWTSVID",
+    &[
+        rate("fetch_new.rate", "FetchX509SVID, connection each"),
+        cost("fetch_new.cpu", "FetchX509SVID, connection each, agent CPU").limit(CONNECTION),
+        rate("fetch_reused.rate", "FetchX509SVID, one connection"),
+        cost("fetch_reused.cpu", "FetchX509SVID, one connection, agent CPU").limit(EXCHANGE),
+        rate("fetch_jwt.rate", "FetchJWTSVID, cached"),
+        cost("fetch_jwt.cpu", "FetchJWTSVID, cached, agent CPU").limit(EXCHANGE),
+        rate("fetch_jwt_new.rate", "FetchJWTSVID, new audience"),
+        cost("fetch_jwt_new.cpu", "FetchJWTSVID, new audience, agent CPU"),
+        cost("fetch_jwt_new.server", "FetchJWTSVID, new audience, server CPU").limit(SIGN),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     let new = x509(deployment, context, true).await?;
     context.add("fetch_new.rate", new.per_second());
     context.add("fetch_new.cpu", new.per_call(new.agent));

@@ -5,9 +5,10 @@ use std::time::{Duration, Instant};
 use steeple_proto::spire::api::server::entry::v1::BatchCreateEntryRequest;
 use steeple_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 
-use super::{Context, fetch};
+use super::{Context, Scenario, fetch};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::figures::lower;
 use crate::load::answer;
 
 /// How long the agent has to come to rest before its memory is read.
@@ -16,7 +17,19 @@ const SETTLE: Duration = Duration::from_secs(2);
 const BATCH: usize = 500;
 const CREATE: &str = "BatchCreateEntry";
 
-pub async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "fill",
+    "the agent starts with thousands of entries",
+    &[
+        lower("fill.time", "Agent start to all SVIDs of thousands", "s"),
+        lower("fill.rss", "Memory per SVID held (RSS)", "KiB"),
+        lower("fill.peak", "Peak memory per SVID held", "KiB"),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<()> {
     let wanted = context.args.fill;
     deployment.restart_agent()?;
     fetch::until(deployment.agent_channel(), 1).await?;

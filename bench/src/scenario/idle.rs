@@ -2,15 +2,37 @@
 
 use std::time::Duration;
 
-use super::Context;
+use super::{Context, Scenario};
 use crate::deployment::Deployment;
 use crate::error::Result;
+use crate::figures::lower;
 use crate::load::Clocks;
 
 /// How long what started up has to come to rest.
 const SETTLE: Duration = Duration::from_secs(3);
 
-pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "idle",
+    "memory, threads, open files and CPU at rest",
+    &[
+        lower("idle.server.rss", "Server, idle (RSS)", "MiB"),
+        lower("idle.server.pss", "Server, idle (PSS)", "MiB"),
+        lower("idle.server.anonymous", "Server, idle (anonymous)", "MiB"),
+        lower("idle.server.cpu", "Server, idle CPU", "ms/s"),
+        lower("idle.server.threads", "Server, idle, threads", ""),
+        lower("idle.server.files", "Server, idle, open files", ""),
+        lower("idle.agent.rss", "Agent, idle (RSS)", "MiB"),
+        lower("idle.agent.pss", "Agent, idle (PSS)", "MiB"),
+        lower("idle.agent.anonymous", "Agent, idle (anonymous)", "MiB"),
+        lower("idle.agent.cpu", "Agent, idle CPU", "ms/s"),
+        lower("idle.agent.threads", "Agent, idle, threads", ""),
+        lower("idle.agent.files", "Agent, idle, open files", ""),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     tokio::time::sleep(SETTLE.min(context.args.idle)).await;
     let clocks = Clocks::read(deployment)?;
     tokio::time::sleep(context.args.idle).await;

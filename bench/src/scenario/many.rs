@@ -1,15 +1,29 @@
 //! Fetching as a caller that many entries match.
 
-use super::{Context, entries, fetch};
+use super::{Context, Scenario, entries, fetch};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::figures::{CONNECTION, EXCHANGE, cost, rate};
 use crate::load::{Gate, Spent, answer, drive};
 
 /// How many identities the caller has.
 pub const IDENTITIES: usize = 50;
 const CALL: &str = "FetchX509SVID";
 
-pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "many",
+    "FetchX509SVID by a caller with 50 identities",
+    &[
+        rate("many_new.rate", "FetchX509SVID of 50, connection each"),
+        cost("many_new.cpu", "FetchX509SVID of 50, connection each, agent CPU").limit(CONNECTION),
+        rate("many_reused.rate", "FetchX509SVID of 50, one connection"),
+        cost("many_reused.cpu", "FetchX509SVID of 50, one connection, agent CPU").limit(EXCHANGE),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     let mut ids = Vec::new();
     for number in 1..IDENTITIES {
         let entry = deployment.own_entry(&format!("/bench/{number}"));

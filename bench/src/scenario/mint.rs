@@ -9,10 +9,11 @@ use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use steeple_proto::spire::api::server::svid::v1::{MintJwtsvidRequest, MintX509svidRequest};
 use steeple_proto::spire::api::types::Spiffeid;
 
-use super::{Context, fully};
+use super::{Context, Scenario, fully};
 use crate::check::TRUST_DOMAIN;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::figures::{SIGN, SIGN_VERIFY, cost, rate};
 use crate::load::{Gate, answer, drive};
 
 /// How many keys take turns.
@@ -27,7 +28,20 @@ struct Prepared {
     request: MintX509svidRequest,
 }
 
-pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "mint",
+    "MintX509SVID and MintJWTSVID over the server's socket",
+    &[
+        rate("mint_x509.rate", "MintX509SVID"),
+        cost("mint_x509.cpu", "MintX509SVID, server CPU per call").limit(SIGN_VERIFY),
+        rate("mint_jwt.rate", "MintJWTSVID"),
+        cost("mint_jwt.cpu", "MintJWTSVID, server CPU per call").limit(SIGN),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     x509(deployment, context).await?;
     jwt(deployment, context).await
 }

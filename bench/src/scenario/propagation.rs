@@ -5,17 +5,29 @@ use std::time::{Duration, Instant};
 use steeple_proto::workload::X509svidResponse;
 use tonic::Streaming;
 
-use super::{Context, entries, fetch};
+use super::{Context, Scenario, entries, fetch};
 use crate::check::TRUST_DOMAIN;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::figures::lower;
 use crate::load::answer;
 use crate::stats::median;
 
 /// The longest that a change may take.
 const LIMIT: Duration = Duration::from_secs(60);
 
-pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "propagation",
+    "from an entry created or deleted to an open stream",
+    &[
+        lower("propagation.create", "Entry created to SVID on a stream", "s"),
+        lower("propagation.delete", "Entry deleted to SVID gone from it", "s"),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     let mut client = fetch::client(deployment.agent_channel());
     let pending = client.fetch_x509svid(fetch::request());
     let mut stream = answer("FetchX509SVID", pending).await?.into_inner();

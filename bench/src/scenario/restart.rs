@@ -11,9 +11,10 @@ use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
 
-use super::{Context, fetch};
+use super::{Context, Scenario, fetch};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::figures::lower;
 
 /// How long everything is given to be well again.
 const LIMIT: Duration = Duration::from_secs(60);
@@ -33,7 +34,19 @@ struct View {
 
 type Views = Arc<Mutex<Vec<View>>>;
 
-pub async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "restart",
+    "the agent is replaced under open streams",
+    &[
+        lower("restart.failed", "Agent replaced: fetches that failed", ""),
+        lower("restart.gap", "Agent replaced: longest time without a fetch", "ms"),
+        lower("restart.down", "Agent replaced: longest end of a stream", "ms"),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<()> {
     let socket = deployment.agent_socket().to_owned();
     let count = context.args.streams;
     let fresh = View { openings: 0, open: false, down: Duration::ZERO };

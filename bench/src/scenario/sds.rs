@@ -8,9 +8,10 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use super::{Context, streams};
+use super::{Context, Scenario, streams};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::figures::{CONNECTION, cost, lower};
 use crate::load::answer;
 
 const CALL: &str = "StreamSecrets";
@@ -22,7 +23,19 @@ pub struct Kept {
     _responses: Streaming<DiscoveryResponse>,
 }
 
-pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "sds",
+    "open StreamSecrets streams, a connection each",
+    &[
+        lower("sds.rss", "Memory per open SDS stream (RSS)", "KiB"),
+        cost("sds.open", "Opening an SDS stream to stay, agent CPU").limit(CONNECTION),
+        lower("sds.agent", "Agent with all SDS streams open (RSS)", "MiB"),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     let kept = streams::measure(deployment, context, CALL, open).await?;
     context.add("sds.rss", kept.rss);
     context.add("sds.open", kept.open);

@@ -8,9 +8,10 @@ use std::time::Duration;
 use steeple_net::channel::Channel;
 
 use super::idle::mib;
-use super::{Context, fetch, fully};
+use super::{Context, Scenario, fetch, fully};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
+use crate::figures::{CONNECTION, cost, lower};
 use crate::load::{Clocks, Gate, answer, drive};
 
 const CALL: &str = "FetchX509SVID";
@@ -36,7 +37,23 @@ pub struct Cost {
     pub cpu: f64,
 }
 
-pub async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+/// What is measured, and how.
+pub const SCENARIO: Scenario = Scenario::shared(
+    "streams",
+    "open FetchX509SVID streams, a connection each",
+    &[
+        lower("streams.rss", "Memory per open stream (RSS)", "KiB"),
+        lower("streams.pss", "Memory per open stream (PSS)", "KiB"),
+        lower("streams.files", "Open files per open stream", ""),
+        cost("streams.open", "Opening a stream to stay, agent CPU").limit(CONNECTION),
+        lower("streams.agent", "Agent with all streams open (RSS)", "MiB"),
+        lower("streams.left", "Agent after all are closed (RSS)", "MiB"),
+        lower("streams.cpu", "Agent with all streams open, idle CPU", "ms/s"),
+    ],
+    |deployment, context| Box::pin(run(deployment, context)),
+);
+
+async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     let every = context.args.verify_every;
     let answers = deployment.answers.clone();
     let number = Arc::new(AtomicU64::new(0));
