@@ -1,6 +1,7 @@
 //! What `/proc/<pid>/stat` says: when a process started, and which run of a program it is.
 
-use std::fs;
+use std::fs::{self, File};
+use std::io::{self, Read as _};
 
 use crate::error::StartTimeError;
 
@@ -9,6 +10,9 @@ const AFTER_NAME: usize = 3;
 const START_TIME: usize = 22 - AFTER_NAME;
 const START_CODE: usize = 26 - AFTER_NAME;
 const START_STACK: usize = 28 - AFTER_NAME;
+
+/// Room for the line: 52 numbers of at most 20 digits, and a name.
+const LINE: usize = 2048;
 
 /// A process at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,8 +26,25 @@ pub(crate) struct Stat {
 
 /// Looks at process `pid`.
 pub(crate) fn stat(pid: i32) -> Result<Stat, StartTimeError> {
-    let stat = fs::read(format!("/proc/{pid}/stat")).map_err(StartTimeError::Read)?;
-    parse(&stat).ok_or(StartTimeError::Malformed)
+    let path = format!("/proc/{pid}/stat");
+    let mut room = [0; LINE];
+    match line(&path, &mut room).map_err(StartTimeError::Read)? {
+        Some(line) => parse(line),
+        None => parse(&fs::read(path).map_err(StartTimeError::Read)?),
+    }
+    .ok_or(StartTimeError::Malformed)
+}
+
+/// The one line of the file at `path`, in one reading; nothing if it does not fit.
+fn line<'r>(path: &str, room: &'r mut [u8; LINE]) -> io::Result<Option<&'r [u8]>> {
+    let read = loop {
+        match File::open(path)?.read(room) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
+    // The kernel gives all of it if there is room, and ends it so.
+    Ok(Some(&room[..read]).filter(|line| line.ends_with(b"\n")))
 }
 
 /// The name of a process is its own choice and may hold anything, parentheses and spaces too; the
@@ -62,6 +83,21 @@ mod tests {
         let pid = i32::try_from(std::process::id()).unwrap();
         assert_eq!(stat(pid).unwrap(), stat(pid).unwrap());
         assert!(stat(pid).unwrap().image.is_some());
+    }
+
+    #[test]
+    fn a_line_is_read_at_once_or_not_at_all() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("stat");
+        let read = |contents: &[u8]| {
+            fs::write(&path, contents).unwrap();
+            let mut room = [0; LINE];
+            line(path.to_str().unwrap(), &mut room).unwrap().map(<[u8]>::to_vec)
+        };
+        assert_eq!(read(b"7 (sh) S\n").as_deref(), Some(&b"7 (sh) S\n"[..]));
+        assert_eq!(read(b"7 (sh) S"), None);
+        assert_eq!(read(&[b'1'; LINE + 1]), None);
+        assert_eq!(read(b""), None);
     }
 
     #[test]

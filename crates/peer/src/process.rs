@@ -10,6 +10,8 @@ use nix::dir::Dir;
 use nix::fcntl::OFlag;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::stat::Mode;
+use rustix::fs::{AtFlags, CWD, StatxFlags, makedev, statx};
+use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 
 use crate::error::{PeerError, PeerGone};
@@ -55,16 +57,25 @@ impl Process {
     }
 
     pub(crate) fn is_alive(&self) -> Result<(), PeerGone> {
-        if let Some(pidfd) = &self.pidfd
-            && has_exited(pidfd).map_err(PeerGone::Poll)?
-        {
+        let Some(pidfd) = &self.pidfd else {
+            if let Some(proc_fd) = &self.proc_fd
+                && !lists(proc_fd)
+            {
+                return Err(PeerGone::ProcDir);
+            }
+            return self.is_unchanged();
+        };
+        // The handle is asked last: what it says then covers all that was read by the number
+        // before, here and by whoever asked.
+        let unchanged = self.is_unchanged();
+        if has_exited(pidfd).map_err(PeerGone::Poll)? {
             return Err(PeerGone::Exited);
         }
-        if let Some(proc_fd) = &self.proc_fd
-            && !lists(proc_fd)
-        {
-            return Err(PeerGone::ProcDir);
-        }
+        unchanged
+    }
+
+    /// Whether the process that has the number now is, by its looks, the one that connected.
+    fn is_unchanged(&self) -> Result<(), PeerGone> {
         let (found, expected) = (stat(self.pid)?, self.stat);
         if found.start_time != expected.start_time {
             let (expected, found) = (expected.start_time, found.start_time);
@@ -124,9 +135,20 @@ fn lists(proc_fd: &OwnedFd) -> bool {
 }
 
 /// Which file process `pid` executes.
+///
+/// The file system is asked for nothing that it has to fetch: an executable may lie on a server
+/// that does not answer, and device and inode never change.
 fn executable(pid: i32) -> Option<(u64, u64)> {
-    let file = fs::metadata(format!("/proc/{pid}/exe")).ok()?;
-    Some((file.dev(), file.ino()))
+    let link = format!("/proc/{pid}/exe");
+    match statx(CWD, &link, AtFlags::STATX_DONT_SYNC, StatxFlags::INO) {
+        Ok(file) => Some((makedev(file.stx_dev_major, file.stx_dev_minor), file.stx_ino)),
+        // An old kernel, or a sandbox that knows no such call.
+        Err(Errno::NOSYS | Errno::PERM) => {
+            let file = fs::metadata(link).ok()?;
+            Some((file.dev(), file.ino()))
+        }
+        Err(_) => None,
+    }
 }
 
 /// Whether both are known and not the same.
