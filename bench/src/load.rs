@@ -11,6 +11,7 @@ use tokio::task::JoinSet;
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
 use crate::machine::Busy;
+use crate::server::Server;
 
 /// The longest that one call may take.
 const CALL: Duration = Duration::from_secs(30);
@@ -65,6 +66,40 @@ impl Spent {
     }
 }
 
+/// What a load is put on: a server, perhaps with an agent.
+pub trait Programs {
+    /// CPU time of the server so far.
+    ///
+    /// # Errors
+    /// When it is gone.
+    fn server_cpu(&self) -> Result<Duration>;
+    /// CPU time of the agent so far; zero if there is none.
+    ///
+    /// # Errors
+    /// When it is gone.
+    fn agent_cpu(&self) -> Result<Duration>;
+}
+
+impl Programs for Deployment {
+    fn server_cpu(&self) -> Result<Duration> {
+        self.server.cpu()
+    }
+
+    fn agent_cpu(&self) -> Result<Duration> {
+        self.agent.cpu()
+    }
+}
+
+impl Programs for Server {
+    fn server_cpu(&self) -> Result<Duration> {
+        self.cpu()
+    }
+
+    fn agent_cpu(&self) -> Result<Duration> {
+        Ok(Duration::ZERO)
+    }
+}
+
 /// The clocks at one moment.
 pub struct Clocks {
     wall: Instant,
@@ -77,13 +112,13 @@ pub struct Clocks {
 impl Clocks {
     /// # Errors
     /// When one of the processes is gone.
-    pub fn read(deployment: &Deployment) -> Result<Self> {
+    pub fn read(programs: &impl Programs) -> Result<Self> {
         let own = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID);
         let own = own.map_err(|error| Error::io("own CPU time")(error.into()))?;
         Ok(Self {
             wall: Instant::now(),
-            server: deployment.server.cpu()?,
-            agent: deployment.agent.cpu()?,
+            server: programs.server_cpu()?,
+            agent: programs.agent_cpu()?,
             own: own.into(),
             busy: Busy::now()?,
         })
@@ -93,8 +128,8 @@ impl Clocks {
     ///
     /// # Errors
     /// When one of the processes is gone.
-    pub fn spent(&self, deployment: &Deployment, calls: u64) -> Result<Spent> {
-        let now = Self::read(deployment)?;
+    pub fn spent(&self, programs: &impl Programs, calls: u64) -> Result<Spent> {
+        let now = Self::read(programs)?;
         let mut spent = Spent {
             calls,
             wall: now.wall - self.wall,
@@ -116,7 +151,7 @@ impl Clocks {
 /// # Errors
 /// The first that a caller had; the others are stopped.
 pub async fn drive<C, F, Fut>(
-    deployment: &Deployment,
+    programs: &impl Programs,
     callers: Vec<C>,
     gate: Arc<Gate>,
     mut work: F,
@@ -125,7 +160,7 @@ where
     F: FnMut(C, Arc<Gate>) -> Fut,
     Fut: Future<Output = Result<u64>> + Send + 'static,
 {
-    let clocks = Clocks::read(deployment)?;
+    let clocks = Clocks::read(programs)?;
     let mut tasks = JoinSet::new();
     for caller in callers {
         tasks.spawn(work(caller, Arc::clone(&gate)));
@@ -136,7 +171,7 @@ where
     }
     let wall = clocks.wall.elapsed();
     tokio::time::sleep(SETTLE).await;
-    Ok(Spent { wall, ..clocks.spent(deployment, calls)? })
+    Ok(Spent { wall, ..clocks.spent(programs, calls)? })
 }
 
 /// The answer to a call, if it comes in time.

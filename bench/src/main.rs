@@ -17,6 +17,7 @@ mod process;
 mod push;
 mod report;
 mod scenario;
+mod server;
 mod stats;
 
 use std::process::ExitCode;

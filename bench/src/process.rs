@@ -10,6 +10,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::time::{clock_getcpuclockid, clock_gettime};
 use nix::unistd::Pid;
 
+use crate::args::Bin;
 use crate::error::{Error, Result};
 
 /// How many files a service may have open where nobody configured more (systemd's default).
@@ -39,22 +40,23 @@ pub struct Memory {
 }
 
 impl Process {
-    /// Starts `program` with both its outputs going to the file `log`. It is allowed as many open
+    /// Starts a program of `bin` with both its outputs going to the file `log`. It is allowed as many open
     /// files as services usually are, and dies with this process even if that is killed, where
     /// there is a `setpriv` to ask for it.
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(program: &Path, arguments: &[&str], log: PathBuf) -> Result<Self> {
+    pub fn start(bin: &Bin, program: &str, arguments: &[&str], log: PathBuf) -> Result<Self> {
+        let program = bin.folder.join(program);
         let out = fs::File::create(&log).map_err(Error::io(log.display().to_string()))?;
         let err = out.try_clone().map_err(Error::io(log.display().to_string()))?;
         let mut command = match Path::new("/usr/bin/setpriv") {
             setpriv if setpriv.exists() => {
                 let mut command = Command::new(setpriv);
-                command.args(["--pdeathsig", "KILL", "--"]).arg(program);
+                command.args(["--pdeathsig", "KILL", "--"]).arg(&program);
                 command
             }
-            _ => Command::new(program),
+            _ => Command::new(&program),
         };
         command.args(arguments).stdin(Stdio::null()).stdout(out).stderr(err);
         limit_open_files(USUAL_OPEN_FILES)?;
@@ -115,9 +117,15 @@ impl Process {
         })
     }
 
+    /// Sends it a signal.
+    pub fn signal(&self, signal: Signal) {
+        // It may have ended by itself.
+        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), signal);
+    }
+
     /// Asks it to end, and sees to it that it does.
     pub fn stop(&mut self) {
-        let _ = kill(Pid::from_raw(self.child.id().cast_signed()), Signal::SIGTERM);
+        self.signal(Signal::SIGTERM);
         let end = Instant::now() + GRACE;
         while Instant::now() < end {
             if !matches!(self.child.try_wait(), Ok(None)) {

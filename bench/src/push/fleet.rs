@@ -50,6 +50,7 @@ impl Fleet {
         let wrong = |what: String| Error::Wrong { call: "AttestAgent", what };
         let domain = TrustDomain::parse(TRUST_DOMAIN).map_err(|e| wrong(e.to_string()))?;
         let roots: std::result::Result<Vec<_>, _> = deployment
+            .server
             .bundle
             .x509_authorities
             .iter()
@@ -59,7 +60,7 @@ impl Fleet {
         let tls = |identity: Option<Identity>| {
             let tls =
                 ClientTls::new(SpiffeId::server(&domain), roots.clone(), identity.map(Into::into));
-            channel::tls("127.0.0.1", deployment.port, tls).expect("it is an address")
+            channel::tls("127.0.0.1", deployment.server.port, tls).expect("it is an address")
         };
         let (anonymous, local) = (tls(None), deployment.server_channel());
         let mut channels = Vec::with_capacity(count);
