@@ -75,7 +75,21 @@ impl Answers {
         key: &PublicKey,
         fully: bool,
     ) -> Result<()> {
-        let call = "MintX509SVID";
+        self.x509("MintX509SVID", svid, path, key, fully)
+    }
+
+    /// An X509-SVID that `call` brought: of `path`, and for `key`.
+    ///
+    /// # Errors
+    /// [`Error::Wrong`].
+    pub fn x509(
+        &self,
+        call: &'static str,
+        svid: Option<X509svid>,
+        path: &str,
+        key: &PublicKey,
+        fully: bool,
+    ) -> Result<()> {
         let svid = svid.ok_or_else(|| wrong(call, "no SVID"))?;
         let id = svid.id.unwrap_or_default();
         if id.path != path || svid.cert_chain.is_empty() || svid.expires_at <= 0 {

@@ -11,11 +11,13 @@ mod check;
 mod deployment;
 mod error;
 mod figures;
+mod fleet;
 mod load;
 mod machine;
 mod process;
 mod push;
 mod report;
+mod sampler;
 mod scenario;
 mod server;
 mod stats;
@@ -30,6 +32,7 @@ use error::{Error, Result};
 use figures::Samples;
 use machine::Yardstick;
 use report::Report;
+use sampler::Sampler;
 use scenario::{Context, Run};
 
 fn main() -> ExitCode {
@@ -119,8 +122,10 @@ async fn round(
             say(scenario.name, *bin);
             yardstick.burst();
             let mut context = Context { args, samples: &mut *samples, bin: *bin };
+            let sampler = Sampler::begin(&args.bins[*bin].label);
             run(deployment, &mut context).await?;
             deployment.alive()?;
+            taken(samples, scenario.name, *bin, sampler);
         }
     }
     for (_, deployment) in deployments {
@@ -131,8 +136,16 @@ async fn round(
         for &bin in &order {
             say(scenario.name, bin);
             yardstick.burst();
+            let sampler = Sampler::begin(&args.bins[bin].label);
             run(&mut Context { args, samples: &mut *samples, bin }).await?;
+            taken(samples, scenario.name, bin, sampler);
         }
     }
     Ok(())
+}
+
+fn taken(samples: &mut Samples, scenario: &'static str, bin: usize, sampler: Sampler) {
+    for (program, usage) in sampler.end() {
+        samples.usage(scenario, program, bin, usage);
+    }
 }

@@ -20,6 +20,7 @@ use crate::args::{Args, Bin};
 use crate::deployment::Deployment;
 use crate::error::Result;
 use crate::figures::{Figure, Samples};
+use crate::fleet;
 
 /// Every scenario, in the order in which they run and are reported.
 pub const ALL: &[Scenario] = &[
@@ -33,6 +34,7 @@ pub const ALL: &[Scenario] = &[
     many::SCENARIO,
     restart::SCENARIO,
     fill::SCENARIO,
+    fleet::calls::SCENARIO,
 ];
 
 /// A scenario at work.
