@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::load::Spent;
 use crate::machine::Floors;
+use crate::sampler::Usage;
 use crate::scenario;
 
 /// Which way a figure gets better.
@@ -71,6 +72,21 @@ pub const fn cost(id: &'static str, label: &'static str) -> Figure {
 pub struct Samples {
     values: BTreeMap<(&'static str, usize), Vec<f64>>,
     loads: Vec<Spent>,
+    /// What each program took, by scenario, program and folder.
+    usages: BTreeMap<(&'static str, &'static str, usize), Vec<Usage>>,
+    /// Sizes of answers, in bytes: the least that was seen.
+    sizes: BTreeMap<Size, f64>,
+}
+
+/// What bytes are counted of, for the limits of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Size {
+    /// A certificate chain and its private key, in DER.
+    Svid,
+    /// An update of the X.509 stream with one SVID, as a message.
+    Update,
+    /// A registration entry, as a message.
+    Entry,
 }
 
 impl Samples {
@@ -91,6 +107,29 @@ impl Samples {
     /// The values of a figure for a folder.
     pub fn of(&self, id: &'static str, bin: usize) -> &[f64] {
         self.values.get(&(id, bin)).map_or(&[], Vec::as_slice)
+    }
+
+    /// Remembers what a program took during a scenario.
+    pub fn usage(&mut self, scenario: &'static str, program: &'static str, bin: usize, it: Usage) {
+        self.usages.entry((scenario, program, bin)).or_default().push(it);
+    }
+
+    /// What a program of a folder took during a scenario, in each round.
+    pub fn usages(&self, scenario: &str, program: &str, bin: usize) -> &[Usage] {
+        let found = self.usages.iter();
+        let mut found = found.filter(|((s, p, b), _)| (*s, *p, *b) == (scenario, program, bin));
+        found.next().map_or(&[], |(_, usages)| usages.as_slice())
+    }
+
+    /// Remembers how large something is.
+    pub fn size(&mut self, of: Size, bytes: usize) {
+        let least = self.sizes.entry(of).or_insert(f64::INFINITY);
+        *least = least.min(bytes as f64);
+    }
+
+    /// The least size that was seen.
+    pub fn least(&self, of: Size) -> Option<f64> {
+        self.sizes.get(&of).copied()
     }
 
     /// Every load so far.

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
@@ -22,6 +23,73 @@ const GRACE: Duration = Duration::from_secs(5);
 pub struct Process {
     child: Child,
     log: PathBuf,
+}
+
+/// The programs that run, for whoever watches them.
+static RUNNING: Mutex<Vec<Running>> = Mutex::new(Vec::new());
+
+/// A program that runs, or did a moment ago.
+#[derive(Clone, Debug)]
+pub struct Running {
+    pub pid: u32,
+    pub program: &'static str,
+    label: String,
+}
+
+/// What `/proc` says of a process at one moment, cheaply.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Reading {
+    pub cpu: Duration,
+    /// Resident now, and at most, in KiB.
+    pub rss: u64,
+    pub peak: u64,
+    pub threads: u64,
+    /// System calls so far.
+    pub reads: u64,
+    pub writes: u64,
+    /// Bytes that went, or are to go, to a disk.
+    pub written: u64,
+}
+
+/// What runs of the folder with this label.
+pub fn running(label: &str) -> Vec<Running> {
+    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    running.iter().filter(|it| it.label == label).cloned().collect()
+}
+
+impl Running {
+    /// What it takes; `None` when it is gone.
+    pub fn read(&self) -> Option<Reading> {
+        let read = |name: &str| fs::read_to_string(format!("/proc/{}/{name}", self.pid)).ok();
+        let (status, io) = (read("status")?, read("io").unwrap_or_default());
+        let rss = field(&status, "VmRSS:");
+        // A process that has ended and was not waited for has no memory any more.
+        (rss > 0).then_some(())?;
+        Some(Reading {
+            cpu: cpu_time(self.pid).ok()?,
+            rss,
+            peak: field(&status, "VmHWM:"),
+            threads: field(&status, "Threads:"),
+            reads: field(&io, "syscr:"),
+            writes: field(&io, "syscw:"),
+            written: field(&io, "write_bytes:"),
+        })
+    }
+
+    /// How many files it has open.
+    pub fn files(&self) -> u64 {
+        fs::read_dir(format!("/proc/{}/fd", self.pid)).map_or(0, |it| it.count() as u64)
+    }
+
+    /// Lets its peak count from now on, where that is allowed.
+    pub fn reset_peak(&self) {
+        let _ = fs::write(format!("/proc/{}/clear_refs", self.pid), "5");
+    }
+}
+
+fn cpu_time(pid: u32) -> nix::Result<Duration> {
+    let clock = clock_getcpuclockid(Pid::from_raw(pid.cast_signed()))?;
+    clock_gettime(clock).map(Duration::from)
 }
 
 /// What a process occupies. Memory in KiB.
@@ -46,8 +114,8 @@ impl Process {
     ///
     /// # Errors
     /// When it cannot be started.
-    pub fn start(bin: &Bin, program: &str, arguments: &[&str], log: PathBuf) -> Result<Self> {
-        let program = bin.folder.join(program);
+    pub fn start(bin: &Bin, name: &'static str, arguments: &[&str], log: PathBuf) -> Result<Self> {
+        let program = bin.folder.join(name);
         let out = fs::File::create(&log).map_err(Error::io(log.display().to_string()))?;
         let err = out.try_clone().map_err(Error::io(log.display().to_string()))?;
         let mut command = match Path::new("/usr/bin/setpriv") {
@@ -62,7 +130,10 @@ impl Process {
         limit_open_files(USUAL_OPEN_FILES)?;
         let child = command.spawn().map_err(Error::io(program.display().to_string()));
         limit_open_files(u64::MAX)?;
-        Ok(Self { child: child?, log })
+        let child = child?;
+        let running = Running { pid: child.id(), program: name, label: bin.label.clone() };
+        RUNNING.lock().unwrap_or_else(PoisonError::into_inner).push(running);
+        Ok(Self { child, log })
     }
 
     /// Fails when it has ended.
@@ -90,9 +161,7 @@ impl Process {
     /// # Errors
     /// When it is gone.
     pub fn cpu(&self) -> Result<Duration> {
-        let pid = Pid::from_raw(self.child.id().cast_signed());
-        let time = clock_getcpuclockid(pid).and_then(clock_gettime);
-        time.map(Duration::from).map_err(|error| self.failure(&format!("CPU time: {error}")))
+        cpu_time(self.child.id()).map_err(|error| self.failure(&format!("CPU time: {error}")))
     }
 
     /// What it occupies now.
@@ -141,6 +210,9 @@ impl Drop for Process {
         // It may have ended by itself.
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let pid = self.child.id();
+        let mut running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+        running.retain(|it| it.pid != pid);
     }
 }
 
