@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use crate::load::Spent;
-use crate::machine::Floors;
+use crate::floors::Floors;
 use crate::sampler::Usage;
 use crate::scenario;
 
@@ -34,6 +34,24 @@ pub const CONNECTION: Limit =
 /// A read and a write on a Unix socket.
 pub const EXCHANGE: Limit =
     Limit { what: "read, write (Unix)", of: |floors| Some(floors.exchange) };
+/// A read and a write on a connection with TLS.
+pub const TLS_EXCHANGE: Limit =
+    Limit { what: "read, write (TCP, TLS)", of: |floors| Some(floors.tls_exchange) };
+/// The serving side of a mutual TLS handshake, with the key exchange that the programs agree on.
+pub const HANDSHAKE: Limit = Limit {
+    what: "mutual TLS 1.3 handshake, X25519MLKEM768, server side",
+    of: |floors| Some(floors.hybrid_handshake.server),
+};
+/// What an attestation takes: a handshake, a CSR verified, an SVID signed.
+pub const ATTEST: Limit = Limit {
+    what: "mutual TLS 1.3 handshake, server side + P-256 sign + verify",
+    of: |floors| Some(floors.hybrid_handshake.server + floors.sign + floors.verify),
+};
+/// An identity's bytes, in KiB.
+pub const SVID_BYTES: Limit =
+    Limit { what: "chain and key in DER", of: |floors| floors.svid.map(|it| it / 1024.0) };
+/// An entry's bytes.
+pub const ENTRY_BYTES: Limit = Limit { what: "the entry as a message", of: |floors| floors.entry };
 
 /// One figure.
 #[derive(Clone, Copy, Debug)]

@@ -12,6 +12,7 @@ mod deployment;
 mod error;
 mod figures;
 mod fleet;
+mod floors;
 mod load;
 mod machine;
 mod process;
@@ -29,8 +30,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use args::Args;
 use deployment::Deployment;
 use error::{Error, Result};
-use figures::Samples;
-use machine::Yardstick;
+use figures::{Samples, Size};
+use floors::Yardstick;
 use report::Report;
 use sampler::Sampler;
 use scenario::{Context, Run};
@@ -85,11 +86,14 @@ async fn run(args: &Args) -> Result<Report<'_>> {
     let folder = tempfile::tempdir().map_err(Error::io("temporary folder"))?;
     let mut report = Report::begin(args);
     let mut yardstick = Yardstick::new();
-    let floors = yardstick.floors(folder.path())?;
+    let mut floors = yardstick.floors(folder.path())?;
     let mut samples = Samples::default();
     for round in 0..args.rounds {
         self::round(args, round, &mut samples, &mut yardstick).await?;
     }
+    floors.svid = samples.least(Size::Svid);
+    floors.update = samples.least(Size::Update);
+    floors.entry = samples.least(Size::Entry);
     report.end(floors, yardstick, samples);
     Ok(report)
 }

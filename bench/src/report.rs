@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::args::{Args, Bin};
 use crate::error::{Error, Result};
 use crate::figures::{Better, Figure, Samples};
-use crate::machine::{self, Floors, Yardstick};
+use crate::floors::{Floors, Yardstick};
+use crate::machine;
 use crate::scenario;
 use crate::stats::{median, range, spread};
 
