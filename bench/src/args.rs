@@ -33,7 +33,11 @@ Measures spire-server and spire-agent of one or more folders, in alternation.
   --changes N           entries that are followed to an open stream, per round (3)
   --fill N              entries that the agent starts with in the scenario fill (5000)
   --agents N            simulated agents of the scenarios with a fleet (5000)
+  --steady S            length of the measurement of a fleet at work (60)
   --only A,B            the scenarios of these names only (all but those by hand)
+  --entries N           entries created one by one in the scenario entries (1000)
+  --soak TIME           only the soak, so long for each folder: 3600, 60m or 1h
+  --svg FOLDER          draw a picture of each scenario there
   --json FILE           write every figure of every round there
   --limit S             give up after so many seconds (3600)
   --quick               one short round that checks every answer; its figures mean little
@@ -60,8 +64,21 @@ pub struct Args {
     pub changes: usize,
     /// How many entries the agent starts with in `fill`.
     pub fill: usize,
+    /// How many entries are created one by one in `entries`; seven times as many in all.
+    pub entries: usize,
+    /// With how many entries in its database the server starts in `start`, and in how many rounds
+    /// it does with the second number.
+    pub filled: [usize; 2],
+    pub filled_rounds: usize,
+    /// How often a command is run in `cli`.
+    pub commands: usize,
+    /// How long `soak` takes.
+    pub soak: Duration,
+    pub svg: Option<PathBuf>,
     /// How many simulated agents a fleet has.
     pub agents: usize,
+    /// How long a fleet at work is measured.
+    pub steady: Duration,
     pub only: Vec<String>,
     pub json: Option<PathBuf>,
     pub limit: Duration,
@@ -83,7 +100,9 @@ impl Args {
                 || words.next().ok_or_else(|| Error::Usage(format!("{word} needs a value")));
             match word.as_str() {
                 "-h" | "--help" => return Ok(None),
-                "--quick" => args = Self { json: args.json, only: args.only, ..Self::quick() },
+                "--quick" => {
+                    args = Self { json: args.json, svg: args.svg, only: args.only, ..Self::quick() }
+                }
                 "--bin" => bins.push(Bin::parse(&value()?)?),
                 "--rounds" => args.rounds = number(&word, &value()?, 1, 100)?,
                 "--seconds" => args.load = seconds(&word, &value()?, 60)?,
@@ -93,7 +112,16 @@ impl Args {
                 "--changes" => args.changes = number(&word, &value()?, 1, 100)?,
                 "--fill" => args.fill = number(&word, &value()?, 1, 100_000)?,
                 "--agents" => args.agents = number(&word, &value()?, 1, 20_000)?,
+                "--steady" => args.steady = seconds(&word, &value()?, 3600)?,
                 "--only" => args.only = scenarios(&value()?)?,
+                "--entries" => args.entries = number(&word, &value()?, 50, 1_000_000)?,
+                "--soak" => {
+                    args.soak = seconds(&word, &value()?, 86_400)?;
+                    args.only = vec!["soak".into()];
+                    args.rounds = 1;
+                    args.limit = args.soak * 10 + args.limit;
+                }
+                "--svg" => args.svg = Some(value()?.into()),
                 "--json" => args.json = Some(value()?.into()),
                 "--limit" => args.limit = seconds(&word, &value()?, 86_400)?,
                 _ => return Err(Error::Usage(format!("unknown option {word:?}"))),
@@ -117,9 +145,15 @@ impl Args {
     /// Whether `scenario` is wanted.
     pub fn wants(&self, scenario: &Scenario) -> bool {
         match &self.only[..] {
-            [] => !scenario.by_hand,
+            // Each has a short form.
+            [] => !scenario.by_hand || self.is_quick(),
             only => only.iter().any(|it| it == scenario.name),
         }
+    }
+
+    /// Whether this is about answers rather than figures.
+    pub fn is_quick(&self) -> bool {
+        self.verify_every == 1
     }
 
     fn full() -> Self {
@@ -132,7 +166,14 @@ impl Args {
             idle: Duration::from_secs(10),
             changes: 3,
             fill: 5000,
+            entries: 1000,
+            filled: [100_000, 1_000_000],
+            filled_rounds: 1,
+            commands: 20,
+            soak: Duration::from_secs(3600),
+            svg: None,
             agents: 5000,
+            steady: Duration::from_secs(60),
             only: Vec::new(),
             json: None,
             limit: Duration::from_secs(3600),
@@ -149,7 +190,12 @@ impl Args {
             idle: Duration::from_secs(1),
             changes: 1,
             fill: 200,
+            entries: 50,
+            filled: [300, 1000],
+            commands: 2,
+            soak: Duration::from_secs(2),
             agents: 20,
+            steady: Duration::from_secs(2),
             limit: Duration::from_secs(300),
             verify_every: 1,
             ..Self::full()
@@ -189,8 +235,15 @@ fn number(option: &str, value: &str, least: usize, most: usize) -> Result<usize>
 }
 
 fn seconds(option: &str, value: &str, most: u32) -> Result<Duration> {
-    let number: Option<f64> = value.parse().ok();
+    let (digits, unit) = match value.as_bytes().last() {
+        Some(b'h') => (&value[..value.len() - 1], 3600.0),
+        Some(b'm') => (&value[..value.len() - 1], 60.0),
+        Some(b's') => (&value[..value.len() - 1], 1.0),
+        _ => (value, 1.0),
+    };
+    let number: Option<f64> = digits.parse().ok();
     number
+        .map(|it| it * unit)
         .filter(|it| (0.1..=f64::from(most)).contains(it))
         .map(Duration::from_secs_f64)
         .ok_or_else(|| {

@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use crate::load::Spent;
 use crate::floors::Floors;
+use crate::load::Spent;
 use crate::sampler::Usage;
 use crate::scenario;
 
@@ -47,6 +47,9 @@ pub const ATTEST: Limit = Limit {
     what: "mutual TLS 1.3 handshake, server side + P-256 sign + verify",
     of: |floors| Some(floors.hybrid_handshake.server + floors.sign + floors.verify),
 };
+/// Entries that are on the disk, eight callers with one each.
+pub const SYNC_RATE: Limit =
+    Limit { what: "8 in the time of one fsync", of: |floors| Some(8e6 / floors.sync) };
 /// An identity's bytes, in KiB.
 pub const SVID_BYTES: Limit =
     Limit { what: "chain and key in DER", of: |floors| floors.svid.map(|it| it / 1024.0) };

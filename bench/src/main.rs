@@ -23,6 +23,7 @@ mod scenario;
 mod server;
 mod stats;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use tokio::signal::unix::{SignalKind, signal};
@@ -35,6 +36,7 @@ use floors::Yardstick;
 use report::Report;
 use sampler::Sampler;
 use scenario::{Context, Run};
+use server::Server;
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("push") {
@@ -87,9 +89,9 @@ async fn run(args: &Args) -> Result<Report<'_>> {
     let mut report = Report::begin(args);
     let mut yardstick = Yardstick::new();
     let mut floors = yardstick.floors(folder.path())?;
-    let mut samples = Samples::default();
+    let (mut samples, mut prepared) = (Samples::default(), BTreeMap::new());
     for round in 0..args.rounds {
-        self::round(args, round, &mut samples, &mut yardstick).await?;
+        self::round(args, round, &mut samples, &mut yardstick, &mut prepared).await?;
     }
     floors.svid = samples.least(Size::Svid);
     floors.update = samples.least(Size::Update);
@@ -105,6 +107,7 @@ async fn round(
     round: usize,
     samples: &mut Samples,
     yardstick: &mut Yardstick,
+    prepared: &mut BTreeMap<(usize, usize), Server>,
 ) -> Result<()> {
     let mut order: Vec<usize> = (0..args.bins.len()).collect();
     if round % 2 == 1 {
@@ -125,7 +128,8 @@ async fn round(
         for (bin, deployment) in &mut deployments {
             say(scenario.name, *bin);
             yardstick.burst();
-            let mut context = Context { args, samples: &mut *samples, bin: *bin };
+            let prepared = &mut *prepared;
+            let mut context = Context { args, samples: &mut *samples, bin: *bin, round, prepared };
             let sampler = Sampler::begin(&args.bins[*bin].label);
             run(deployment, &mut context).await?;
             deployment.alive()?;
@@ -141,7 +145,8 @@ async fn round(
             say(scenario.name, bin);
             yardstick.burst();
             let sampler = Sampler::begin(&args.bins[bin].label);
-            run(&mut Context { args, samples: &mut *samples, bin }).await?;
+            let prepared = &mut *prepared;
+            run(&mut Context { args, samples: &mut *samples, bin, round, prepared }).await?;
             taken(samples, scenario.name, bin, sampler);
         }
     }

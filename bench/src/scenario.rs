@@ -2,6 +2,7 @@
 //!
 //! A scenario is a file with a `SCENARIO`, its `mod` line, and its place in [`ALL`].
 
+pub mod cli;
 pub mod entries;
 pub mod fetch;
 pub mod fill;
@@ -11,8 +12,11 @@ pub mod mint;
 pub mod propagation;
 pub mod restart;
 pub mod sds;
+pub mod soak;
+pub mod start;
 pub mod streams;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::pin::Pin;
 
@@ -21,6 +25,7 @@ use crate::deployment::Deployment;
 use crate::error::Result;
 use crate::figures::{Figure, Samples};
 use crate::fleet;
+use crate::server::Server;
 
 /// Every scenario, in the order in which they run and are reported.
 pub const ALL: &[Scenario] = &[
@@ -34,7 +39,11 @@ pub const ALL: &[Scenario] = &[
     many::SCENARIO,
     restart::SCENARIO,
     fill::SCENARIO,
+    soak::SCENARIO,
+    start::SCENARIO,
+    cli::SCENARIO,
     fleet::calls::SCENARIO,
+    fleet::steady::SCENARIO,
 ];
 
 /// A scenario at work.
@@ -121,6 +130,9 @@ pub struct Context<'a> {
     pub samples: &'a mut Samples,
     /// The index of the folder that is measured.
     pub bin: usize,
+    pub round: usize,
+    /// Servers that do not run, whose databases `start` filled: by folder and number of entries.
+    pub prepared: &'a mut BTreeMap<(usize, usize), Server>,
 }
 
 impl Context<'_> {

@@ -22,7 +22,7 @@ use crate::error::{Error, Result};
 use crate::process::Process;
 
 /// How long a program may take until it answers.
-pub const START: Duration = Duration::from_secs(180);
+pub const START: Duration = Duration::from_secs(600);
 /// How often a program that starts is asked whether it is there.
 const POLL: Duration = Duration::from_millis(1);
 

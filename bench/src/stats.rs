@@ -35,6 +35,16 @@ pub fn spread(values: &[f64]) -> f64 {
     }
 }
 
+/// How much the second value grows with the first, by least squares. 0 of less than two points.
+pub fn slope(points: &[(f64, f64)]) -> f64 {
+    let count = points.len().max(1) as f64;
+    let mean = |pick: fn(&(f64, f64)) -> f64| points.iter().map(pick).sum::<f64>() / count;
+    let (x, y) = (mean(|it| it.0), mean(|it| it.1));
+    let spread: f64 = points.iter().map(|it| (it.0 - x).powi(2)).sum();
+    let together: f64 = points.iter().map(|it| (it.0 - x) * (it.1 - y)).sum();
+    if spread > 0.0 { together / spread } else { 0.0 }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -51,6 +61,12 @@ mod tests {
         let values: Vec<f64> = (1..=200).map(f64::from).collect();
         assert_eq!((quantile(&values, 0.5), quantile(&values, 0.99)), (100.0, 198.0));
         assert_eq!((quantile(&values, 1.0), quantile(&[], 0.5)), (200.0, 0.0));
+    }
+
+    #[test]
+    fn a_line_is_as_steep_as_it_is() {
+        assert_eq!(slope(&[(0.0, 5.0), (1.0, 7.0), (2.0, 9.0)]), 2.0);
+        assert_eq!((slope(&[(1.0, 1.0)]), slope(&[])), (0.0, 0.0));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use prost::Message;
 use steeple_net::channel::Channel;
 use steeple_proto::workload::spiffe_workload_api_client::SpiffeWorkloadApiClient;
 use steeple_proto::workload::{JwtsvidRequest, X509svidRequest, X509svidResponse};
@@ -11,7 +12,7 @@ use tonic::{Request, Status, Streaming};
 use super::{Context, Scenario, fully};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
-use crate::figures::{CONNECTION, EXCHANGE, SIGN, cost, rate};
+use crate::figures::{CONNECTION, EXCHANGE, SIGN, Size, cost, rate};
 use crate::load::{Gate, Spent, answer, drive};
 
 /// The identity that whoever runs this has.
@@ -45,6 +46,11 @@ pub const SCENARIO: Scenario = Scenario::shared(
 );
 
 async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
+    let update = first_update(deployment.agent_channel()).await.map_err(Error::call(X509))?;
+    if let [svid] = &update.svids[..] {
+        context.samples.size(Size::Svid, svid.x509_svid.len() + svid.x509_svid_key.len());
+        context.samples.size(Size::Update, update.encoded_len());
+    }
     let new = x509(deployment, context, true).await?;
     context.add("fetch_new.rate", new.per_second());
     context.add("fetch_new.cpu", new.per_call(new.agent));
@@ -131,6 +137,17 @@ pub async fn clients(deployment: &Deployment, count: usize) -> Result<Vec<Client
         clients.push(client);
     }
     Ok(clients)
+}
+
+/// A token for `audience`.
+///
+/// # Errors
+/// When there is none.
+pub async fn token(channel: Channel, audience: &str) -> Result<String> {
+    let mut client = client(channel);
+    let response = answer(JWT, client.fetch_jwtsvid(jwt_request(audience))).await?.into_inner();
+    let token = response.svids.into_iter().next().map(|it| it.svid);
+    token.ok_or_else(|| Error::Wrong { call: JWT, what: "no token".into() })
 }
 
 /// A client of the Workload API.

@@ -8,7 +8,7 @@ use steeple_proto::spire::api::server::entry::v1::entry_client::EntryClient;
 use super::{Context, Scenario, fetch};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
-use crate::figures::lower;
+use crate::figures::{SVID_BYTES, lower};
 use crate::load::answer;
 
 /// How long the agent has to come to rest before its memory is read.
@@ -23,8 +23,8 @@ pub const SCENARIO: Scenario = Scenario::shared(
     "the agent starts with thousands of entries",
     &[
         lower("fill.time", "Agent start to all SVIDs of thousands", "s"),
-        lower("fill.rss", "Memory per SVID held (RSS)", "KiB"),
-        lower("fill.peak", "Peak memory per SVID held", "KiB"),
+        lower("fill.rss", "Memory per SVID held (RSS)", "KiB").limit(SVID_BYTES),
+        lower("fill.peak", "Peak memory per SVID held", "KiB").limit(SVID_BYTES),
     ],
     |deployment, context| Box::pin(run(deployment, context)),
 );

@@ -10,7 +10,7 @@ use steeple_proto::spire::api::server::svid::v1::{MintJwtsvidRequest, MintX509sv
 use steeple_proto::spire::api::types::Spiffeid;
 
 use super::{Context, Scenario, fully};
-use crate::check::TRUST_DOMAIN;
+use crate::check::{Answers, TRUST_DOMAIN};
 use crate::deployment::Deployment;
 use crate::error::{Error, Result};
 use crate::figures::{SIGN, SIGN_VERIFY, cost, rate};
@@ -105,6 +105,19 @@ async fn clients(deployment: &Deployment, count: usize) -> Result<Vec<SvidClient
         clients.push(client);
     }
     Ok(clients)
+}
+
+/// Mints one of each, and looks at both.
+///
+/// # Errors
+/// When one is refused, or wrong.
+pub async fn once(channel: Channel, answers: &Answers) -> Result<()> {
+    let Prepared { path, key, request } = prepare(0)?;
+    let mut client = SvidClient::new(channel);
+    let svid = answer("MintX509SVID", client.mint_x509svid(request)).await?.into_inner().svid;
+    answers.minted_x509(svid, &path, &key, true)?;
+    let svid = answer("MintJWTSVID", client.mint_jwtsvid(jwt_request())).await?.into_inner().svid;
+    answers.minted_jwt(svid, JWT_PATH, AUDIENCE, true)
 }
 
 fn jwt_request() -> MintJwtsvidRequest {
