@@ -71,6 +71,22 @@ impl Figure {
     pub const fn limit(self, limit: Limit) -> Self {
         Self { limit: Some(limit), ..self }
     }
+
+    /// The limit in the figure's unit, if it has one that was measured.
+    pub fn limit_in(&self, floors: &Floors) -> Option<f64> {
+        self.limit.and_then(|limit| (limit.of)(floors))
+    }
+
+    /// How many times as much as the limit says, or as little where more is better.
+    pub fn times_limit(&self, floors: &Floors, value: f64) -> Option<f64> {
+        let limit = self.limit_in(floors)?;
+        let times = if self.is_lower_better() { value / limit } else { limit / value };
+        times.is_finite().then_some(times)
+    }
+
+    pub fn is_lower_better(&self) -> bool {
+        self.better == Better::Lower
+    }
 }
 
 /// A figure that is the better the lower it is.
@@ -140,6 +156,15 @@ impl Samples {
         let found = self.usages.iter();
         let mut found = found.filter(|((s, p, b), _)| (*s, *p, *b) == (scenario, program, bin));
         found.next().map_or(&[], |(_, usages)| usages.as_slice())
+    }
+
+    /// What all programs took: scenario, program, folder, and the rounds.
+    pub fn all_usages(
+        &self,
+    ) -> impl Iterator<Item = (&'static str, &'static str, usize, &[Usage])> {
+        self.usages
+            .iter()
+            .map(|((scenario, program, bin), it)| (*scenario, *program, *bin, it.as_slice()))
     }
 
     /// Remembers how large something is.

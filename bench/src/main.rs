@@ -15,6 +15,7 @@ mod fleet;
 mod floors;
 mod load;
 mod machine;
+mod pictures;
 mod process;
 mod push;
 mod report;
@@ -22,6 +23,7 @@ mod sampler;
 mod scenario;
 mod server;
 mod stats;
+mod svg;
 
 use std::collections::BTreeMap;
 use std::process::ExitCode;
@@ -78,6 +80,9 @@ fn measure(args: &Args) -> Result<()> {
         }
     })?;
     print!("{}", report.table());
+    if let Some(folder) = &args.svg {
+        report.draw(folder)?;
+    }
     match &args.json {
         Some(path) => report.write_json(path),
         None => Ok(()),

@@ -12,6 +12,8 @@ use crate::error::{Error, Result};
 use crate::figures::{Better, Figure, Samples};
 use crate::floors::{Floors, Yardstick};
 use crate::machine;
+use crate::pictures;
+use crate::sampler::Usage;
 use crate::scenario;
 use crate::stats::{median, range, spread};
 
@@ -23,6 +25,19 @@ pub struct Report<'a> {
     load_after: String,
     found: Option<(Floors, Yardstick, Samples)>,
 }
+
+/// The columns of what programs took.
+const COLUMNS: [(&str, fn(&Usage) -> f64); 9] = [
+    ("cpu_ms", |it| it.cpu),
+    ("cores", |it| it.cores),
+    ("rss_mib", |it| it.rss),
+    ("peak_mib", |it| it.peak),
+    ("threads", |it| it.threads),
+    ("files", |it| it.files),
+    ("read_calls", |it| it.reads),
+    ("write_calls", |it| it.writes),
+    ("written_mib", |it| it.written),
+];
 
 /// How a folder compares to the first one.
 struct Comparison {
@@ -56,27 +71,75 @@ impl<'a> Report<'a> {
         let mut head = vec!["figure".to_owned(), "unit".to_owned()];
         head.extend(bins.iter().map(|bin| bin.label.clone()));
         head.extend(bins.iter().skip(1).map(|bin| format!("{} / {}", bin.label, bins[0].label)));
-        head.push("floor".to_owned());
+        head.push("limit".to_owned());
+        head.extend(bins.iter().map(|bin| format!("{} / limit", bin.label)));
         let mut rows = vec![head];
         for figure in scenario::figures() {
-            if samples.of(figure.id, 0).is_empty() {
+            if bins.iter().enumerate().all(|(bin, _)| samples.of(figure.id, bin).is_empty()) {
                 continue;
             }
             let mut row = vec![figure.label.to_owned(), figure.unit.to_owned()];
             for bin in 0..bins.len() {
                 let values = samples.of(figure.id, bin);
                 let (least, greatest) = range(values);
-                let middle = median(values);
-                row.push(format!("{} ({}–{})", short(middle), short(least), short(greatest)));
+                let middle = short(median(values));
+                row.push(match values.len() {
+                    0 => "–".to_owned(),
+                    1 => middle,
+                    _ => format!("{middle} ({}–{})", short(least), short(greatest)),
+                });
             }
             for bin in 1..bins.len() {
                 let it = compare(figure, samples, bin);
-                row.push(format!("{:.2} {}", it.ratio, it.verdict).trim_end().to_owned());
+                let ratio = format!("{:.2} {}", it.ratio, it.verdict).trim_end().to_owned();
+                row.push(if it.ratio.is_finite() { ratio } else { "–".to_owned() });
             }
-            row.push(figure.limit.and_then(|it| (it.of)(floors)).map_or(String::new(), short));
+            row.push(figure.limit_in(floors).map_or(String::new(), short));
+            for bin in 0..bins.len() {
+                let values = samples.of(figure.id, bin);
+                let times = figure.times_limit(floors, median(values));
+                let times = times.filter(|_| !values.is_empty());
+                row.push(times.map_or(String::new(), |it| format!("{} ×", short(it))));
+            }
             rows.push(row);
         }
-        self.conditions() + &markdown(&rows)
+        self.conditions() + &markdown(&rows) + &self.processes()
+    }
+
+    /// What each program took during each scenario.
+    fn processes(&self) -> String {
+        let (_, _, samples) = self.found();
+        let head = "scenario,program,of,CPU ms,cores,RSS MiB,peak MiB,threads,files,reads,writes,\
+                    written MiB";
+        let mut rows: Vec<Vec<String>> = vec![head.split(',').map(str::to_owned).collect()];
+        for scenario in scenario::ALL {
+            for program in ["spire-server", "spire-agent"] {
+                for (bin, folder) in self.args.bins.iter().enumerate() {
+                    let usages = samples.usages(scenario.name, program, bin);
+                    if usages.is_empty() {
+                        continue;
+                    }
+                    let mut row = vec![scenario.name.into(), program.into(), folder.label.clone()];
+                    row.extend(COLUMNS.iter().map(|(_, pick)| {
+                        short(median(&usages.iter().map(pick).collect::<Vec<_>>()))
+                    }));
+                    rows.push(row);
+                }
+            }
+        }
+        format!(
+            "\nWhat each program took during each scenario (medians; sampled five times a second):\n\n{}",
+            markdown(&rows)
+        )
+    }
+
+    /// Draws every scenario into `folder`.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn draw(&self, folder: &Path) -> Result<()> {
+        let (floors, _, samples) = self.found();
+        pictures::draw(folder, self.args, floors, samples)
     }
 
     /// What the figures were taken under.
@@ -97,14 +160,26 @@ impl<'a> Report<'a> {
         let (cpu, wall) = (yardstick.cpu(), yardstick.wall());
         let _ = writeln!(
             text,
-            "Floors, CPU on this machine today: P-256 signature {:.1} µs, verification {:.1} µs; \
-             Unix socket, serving one request: new connection {:.1} µs, open connection {:.1} µs.\n\
+            "Limits, CPU on this machine today: P-256 signature {:.1} µs, verification {:.1} µs, \
+             new key {:.1} µs; serving one request on a Unix socket: new connection {:.1} µs, open \
+             connection {:.1} µs, on TCP with TLS {:.1} µs; mutual TLS 1.3 handshake, server side \
+             (both sides): X25519 {:.0} ({:.0}) µs, X25519MLKEM768 {:.0} ({:.0}) µs. A page on \
+             the disk takes {:.0} µs.\n\
+             Bytes: {}.\n\
              Noise: the same signature, {} times through the run: CPU {:.1}–{:.1} µs (spread \
              {:.0} %), time {:.1}–{:.1} µs (spread {:.0} %).\n",
             floors.sign,
             floors.verify,
+            floors.generate,
             floors.connection,
             floors.exchange,
+            floors.tls_exchange,
+            floors.handshake.server,
+            floors.handshake.both,
+            floors.hybrid_handshake.server,
+            floors.hybrid_handshake.both,
+            floors.sync,
+            sizes(floors),
             cpu.len(),
             range(&cpu).0,
             range(&cpu).1,
@@ -145,8 +220,9 @@ impl<'a> Report<'a> {
         let bins: Vec<Value> = (args.bins.iter().zip(&self.versions))
             .map(|(bin, version)| json!({ "label": bin.label, "version": version }))
             .collect();
+        let measured = |id| (0..args.bins.len()).any(|bin| !samples.of(id, bin).is_empty());
         let figures: Vec<Value> = scenario::figures()
-            .filter(|figure| !samples.of(figure.id, 0).is_empty())
+            .filter(|figure| measured(figure.id))
             .map(|figure| self.figure(figure, floors, samples))
             .collect();
         json!({
@@ -158,11 +234,21 @@ impl<'a> Report<'a> {
                 "foreign_cpu_percent": foreign,
                 "stolen_cpu_percent": stolen,
                 "generator_cpu_percent": own,
-                "floors_us": {
-                    "p256_sign": floors.sign,
-                    "p256_verify": floors.verify,
-                    "unix_socket_connection": floors.connection,
-                    "unix_socket_exchange": floors.exchange,
+                "limits": {
+                    "p256_sign_us": floors.sign,
+                    "p256_verify_us": floors.verify,
+                    "p256_generate_us": floors.generate,
+                    "unix_socket_connection_us": floors.connection,
+                    "unix_socket_exchange_us": floors.exchange,
+                    "tls_exchange_us": floors.tls_exchange,
+                    "tls_handshake_server_us": floors.handshake.server,
+                    "tls_handshake_both_us": floors.handshake.both,
+                    "tls_hybrid_handshake_server_us": floors.hybrid_handshake.server,
+                    "tls_hybrid_handshake_both_us": floors.hybrid_handshake.both,
+                    "disk_sync_us": floors.sync,
+                    "svid_bytes": floors.svid,
+                    "update_bytes": floors.update,
+                    "entry_bytes": floors.entry,
                 },
                 "yardstick_cpu_us": yardstick.cpu(),
                 "yardstick_wall_us": yardstick.wall(),
@@ -177,7 +263,25 @@ impl<'a> Report<'a> {
             },
             "folders": bins,
             "figures": figures,
+            "processes": self.processes_json(),
         })
+    }
+
+    fn processes_json(&self) -> Value {
+        let (_, _, samples) = self.found();
+        let mut list = Vec::new();
+        for (scenario, program, bin, usages) in samples.all_usages() {
+            let mut it = Map::new();
+            it.insert("scenario".into(), scenario.into());
+            it.insert("program".into(), program.into());
+            it.insert("folder".into(), self.args.bins[bin].label.clone().into());
+            for (name, pick) in COLUMNS {
+                let rounds: Vec<f64> = usages.iter().map(pick).collect();
+                it.insert(name.into(), rounds.into());
+            }
+            list.push(Value::Object(it));
+        }
+        Value::Array(list)
     }
 
     fn figure(&self, figure: &Figure, floors: &Floors, samples: &Samples) -> Value {
@@ -191,6 +295,7 @@ impl<'a> Report<'a> {
                 "least": least,
                 "greatest": greatest,
                 "rounds": values,
+                "times_limit": figure.times_limit(floors, median(values)),
                 "ratio": it.ratio,
                 "verdict": it.verdict,
             });
@@ -201,7 +306,8 @@ impl<'a> Report<'a> {
             "label": figure.label,
             "unit": figure.unit,
             "better": if figure.better == Better::Lower { "lower" } else { "higher" },
-            "limit": figure.limit.and_then(|it| (it.of)(floors)),
+            "limit": figure.limit_in(floors),
+            "limit_is": figure.limit.map(|it| it.what),
             "results": results,
         })
     }
@@ -222,8 +328,20 @@ fn compare(figure: &Figure, samples: &Samples, bin: usize) -> Comparison {
     Comparison { ratio, verdict }
 }
 
+/// What an answer and an entry weigh, where a scenario looked.
+fn sizes(floors: &Floors) -> String {
+    let of = [
+        ("an SVID with its key", floors.svid),
+        ("an update with one SVID", floors.update),
+        ("an entry", floors.entry),
+    ];
+    let known: Vec<String> =
+        of.iter().filter_map(|(what, it)| it.map(|it| format!("{what} {it:.0}"))).collect();
+    if known.is_empty() { "not looked at".into() } else { known.join(", ") }
+}
+
 /// Three digits that matter.
-fn short(value: f64) -> String {
+pub fn short(value: f64) -> String {
     match value.abs() {
         it if it >= 100.0 => format!("{value:.0}"),
         it if it >= 10.0 => format!("{value:.1}"),
