@@ -7,9 +7,9 @@ mod process;
 #[cfg(test)]
 mod tests;
 
-use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use async_trait::async_trait;
 use serde::Deserialize;
@@ -17,8 +17,9 @@ use steeple_hcl::Block;
 use steeple_plugin::{Code, HostContext, Kind, PluginError, WorkloadAttestor};
 use steeple_spiffe::Selector;
 
+use cache::Cache;
 use digest::{DigestError, Digests};
-use names::Names;
+use names::{Answer, Names};
 use process::{Owner, Process, ProcessError};
 use steeple_plugin::settings::decode_leniently;
 
@@ -45,14 +46,18 @@ pub struct Unix {
 struct Shared {
     proc_root: PathBuf,
     names: Names,
+    owners: Mutex<Cache<Owner, Known>>,
 }
 
-/// What was found of a process without reading its executable.
-struct Found {
-    values: Vec<String>,
-    /// The executable, held open, when it is to be hashed.
-    executable: Option<(File, PathBuf)>,
+/// What an owner's selectors are, and since when that was known of the name that was looked up
+/// first.
+struct Known {
+    selectors: Vec<Selector>,
+    since: SystemTime,
 }
+
+/// How many owners' selectors are remembered.
+const OWNERS: usize = 1024;
 
 /// The attestor that a configuration asks for.
 ///
@@ -77,7 +82,8 @@ impl Unix {
     /// An attestor that looks at the processes of `host`.
     pub fn new(config: Config, host: &HostContext) -> Self {
         let names = Names::new(Arc::clone(&host.clock));
-        let shared = Shared { proc_root: host.proc_root.clone(), names };
+        let owners = Mutex::new(Cache::new(OWNERS));
+        let shared = Shared { proc_root: host.proc_root.clone(), names, owners };
         let digests = Digests::new(Arc::clone(&host.clock));
         Self { config, shared: Arc::new(shared), digests }
     }
@@ -89,60 +95,105 @@ impl WorkloadAttestor for Unix {
         NAME
     }
 
+    /// In SPIRE's order; a name that nobody knows is left out, all else that fails, fails.
+    ///
+    /// What the kernel knows is asked right here: it answers in less time than another thread
+    /// takes to wake, whatever the process does. Looking names up may ask a server elsewhere, and a
+    /// file may lie on one.
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>, PluginError> {
-        let (shared, config) = (Arc::clone(&self.shared), self.config);
-        // Looking names up may ask a server elsewhere, and a file may lie on one.
-        let found = tokio::task::spawn_blocking(move || shared.examine(pid, config)).await;
-        let Found { mut values, executable } =
-            found.map_err(|stopped| internal(format!("attestation stopped: {stopped}")))??;
-        if let Some((executable, path)) = executable {
-            let digest =
-                self.digests.sha256(executable, &path, self.config.workload_size_limit).await?;
-            values.push(format!("sha256:{digest}"));
+        let process = Process::open(&self.shared.proc_root, pid).map_err(not_found)?;
+        let owner = process.owner().map_err(|reason| match reason {
+            ProcessError::NotRunning => not_found(reason),
+            reason => reason.into(),
+        })?;
+        let mut selectors = match self.shared.known(&owner) {
+            Some(selectors) => selectors,
+            None => {
+                let shared = Arc::clone(&self.shared);
+                apart(move || shared.look_up(owner)).await?
+            }
+        };
+        if self.config.discover_workload_path {
+            self.examine_program(process, &mut selectors).await?;
         }
-        Ok(values.iter().map(|value| Selector::new(NAME, value)).collect())
+        Ok(selectors)
     }
 }
 
-impl Shared {
-    /// In SPIRE's order; a name that nobody knows is left out, all else that fails, fails.
-    fn examine(&self, pid: i32, config: Config) -> Result<Found, PluginError> {
-        let process = Process::open(&self.proc_root, pid)
-            .map_err(|reason| internal(format!("failed to get process: {reason}")))?;
-        let owner = process.owner()?;
-        let mut values = self.owner_values(&owner);
-        let mut executable = None;
-        if config.discover_workload_path {
-            let path_value = |path: &Path| match path.to_str() {
-                Some(path) => Ok(format!("path:{path}")),
-                None => Err(internal("path lookup: path is not valid UTF-8")),
-            };
-            let linked = process.exe()?;
-            if config.workload_size_limit < 0 {
-                values.push(path_value(&linked)?);
-            } else {
-                let file = process.open_exe()?;
-                // The path of the file that is going to be hashed, whatever the process
-                // executes by now.
-                values.push(path_value(&process::path_of(&file)?)?);
-                executable = Some((file, process.exe_link()));
-            }
+impl Unix {
+    async fn examine_program(
+        &self,
+        process: Process,
+        selectors: &mut Vec<Selector>,
+    ) -> Result<(), PluginError> {
+        let path_selector = |path: &Path| match path.to_str() {
+            Some(path) => Ok(Selector::new(NAME, &format!("path:{path}"))),
+            None => Err(internal("path lookup: path is not valid UTF-8")),
+        };
+        let linked = process.exe()?;
+        let limit = self.config.workload_size_limit;
+        if limit < 0 {
+            selectors.push(path_selector(&linked)?);
+            return Ok(());
         }
-        Ok(Found { values, executable })
+        let link = process.exe_link();
+        // The path of the file that is going to be hashed, whatever the process executes by now.
+        let opened = move || {
+            let file = process.open_exe()?;
+            let path = process::path_of(&file)?;
+            Ok::<_, ProcessError>((file, path))
+        };
+        let (file, path) = apart(opened).await??;
+        selectors.push(path_selector(&path)?);
+        let digest = self.digests.sha256(file, &link, limit).await?;
+        selectors.push(Selector::new(NAME, &format!("sha256:{digest}")));
+        Ok(())
+    }
+}
+
+/// Does what may take a while on a thread for that.
+async fn apart<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, PluginError> {
+    let done = tokio::task::spawn_blocking(work).await;
+    done.map_err(|stopped| internal(format!("attestation stopped: {stopped}")))
+}
+
+impl Shared {
+    /// The selectors of an owner whose names need no lookup.
+    fn known(&self, owner: &Owner) -> Option<Vec<Selector>> {
+        let mut owners = self.owners.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = owners.get(owner).filter(|known| self.names.holds(known.since))?;
+        Some(known.selectors.clone())
     }
 
-    fn owner_values(&self, owner: &Owner) -> Vec<String> {
-        let mut values = vec![format!("uid:{}", owner.uid)];
-        values.extend(self.names.user(owner.uid).map(|name| format!("user:{name}")));
-        values.push(format!("gid:{}", owner.gid));
-        values.extend(self.names.group(owner.gid).map(|name| format!("group:{name}")));
+    /// The selectors of an owner. Blocks.
+    fn look_up(&self, owner: Owner) -> Vec<Selector> {
+        let mut since = Some(self.names.now());
+        let mut selectors = Vec::with_capacity(4 + 2 * owner.supplementary_gids.len());
+        let mut add = |kind: &str, id: u32, name_kind: &str, answer: Option<Answer>| {
+            selectors.push(Selector::new(NAME, &format!("{kind}:{id}")));
+            // What could not be asked is asked again by the next.
+            since = since.zip(answer.as_ref()).map(|(since, (_, at))| since.min(*at));
+            if let Some((Some(name), _)) = answer {
+                selectors.push(Selector::new(NAME, &format!("{name_kind}:{name}")));
+            }
+        };
+        add("uid", owner.uid, "user", self.names.user(owner.uid));
+        add("gid", owner.gid, "group", self.names.group(owner.gid));
         for &gid in &owner.supplementary_gids {
-            values.push(format!("supplementary_gid:{gid}"));
-            let name = self.names.group(gid);
-            values.extend(name.map(|name| format!("supplementary_group:{name}")));
+            add("supplementary_gid", gid, "supplementary_group", self.names.group(gid));
         }
-        values
+        if let Some(since) = since {
+            let known = Known { selectors: selectors.clone(), since };
+            self.owners.lock().unwrap_or_else(PoisonError::into_inner).insert(owner, known);
+        }
+        selectors
     }
+}
+
+fn not_found(reason: ProcessError) -> PluginError {
+    internal(format!("failed to get process: {reason}"))
 }
 
 fn internal(message: impl Into<String>) -> PluginError {

@@ -14,7 +14,7 @@ const LIFETIME: Duration = Duration::from_secs(5);
 const CAPACITY: usize = 1024;
 
 /// An answer and when it was given; no name is an answer too.
-type Answer = (Option<Arc<str>>, SystemTime);
+pub(super) type Answer = (Option<Arc<str>>, SystemTime);
 
 pub(super) struct Names {
     clock: Arc<dyn Clock>,
@@ -28,20 +28,30 @@ impl Names {
         Self { clock, users: cache(), groups: cache() }
     }
 
-    /// The name of user `uid`, if the system knows one. Blocks.
-    pub(super) fn user(&self, uid: u32) -> Option<Arc<str>> {
+    /// The name of user `uid`, if the system knows one; nothing when it does not answer. Blocks.
+    pub(super) fn user(&self, uid: u32) -> Option<Answer> {
         self.answer(&self.users, uid, || {
             let user = User::from_uid(Uid::from_raw(uid)).ok()?;
             Some(user.map(|user| user.name.into()))
         })
     }
 
-    /// The name of group `gid`, if the system knows one. Blocks.
-    pub(super) fn group(&self, gid: u32) -> Option<Arc<str>> {
+    /// The name of group `gid`, by the same rules. Blocks.
+    pub(super) fn group(&self, gid: u32) -> Option<Answer> {
         self.answer(&self.groups, gid, || {
             let group = Group::from_gid(Gid::from_raw(gid)).ok()?;
             Some(group.map(|group| group.name.into()))
         })
+    }
+
+    /// The time by which answers age.
+    pub(super) fn now(&self) -> SystemTime {
+        self.clock.now()
+    }
+
+    /// Whether what was answered `at` that time still holds.
+    pub(super) fn holds(&self, at: SystemTime) -> bool {
+        self.now().duration_since(at).is_ok_and(|age| age < LIFETIME)
     }
 
     /// From `cache`, or by `look_up`, which gives nothing when it failed; that is not kept.
@@ -50,21 +60,20 @@ impl Names {
         cache: &Mutex<Cache<u32, Answer>>,
         id: u32,
         look_up: impl FnOnce() -> Option<Option<Arc<str>>>,
-    ) -> Option<Arc<str>> {
+    ) -> Option<Answer> {
         let now = self.clock.now();
-        let fresh = |at: SystemTime| now.duration_since(at).is_ok_and(|age| age < LIFETIME);
         {
             let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Some((name, at)) = cache.get(&id)
-                && fresh(*at)
+            if let Some(answer) = cache.get(&id)
+                && self.holds(answer.1)
             {
-                return name.clone();
+                return Some(answer.clone());
             }
         }
-        let name = look_up()?;
+        let answer = (look_up()?, now);
         let mut cache = cache.lock().unwrap_or_else(PoisonError::into_inner);
-        cache.insert(id, (name.clone(), now));
-        name
+        cache.insert(id, answer.clone());
+        Some(answer)
     }
 }
 
@@ -77,9 +86,10 @@ mod tests {
     #[test]
     fn names_are_those_of_the_system() {
         let names = Names::new(Arc::new(ManualClock::default()));
-        assert_eq!(names.user(0).as_deref(), Some("root"));
-        assert_eq!(names.group(0).as_deref(), Some("root"));
-        assert_eq!(names.user(u32::MAX - 7), None);
+        let name = |answer: Option<Answer>| answer.unwrap().0;
+        assert_eq!(name(names.user(0)).as_deref(), Some("root"));
+        assert_eq!(name(names.group(0)).as_deref(), Some("root"));
+        assert_eq!(name(names.user(u32::MAX - 7)), None);
     }
 
     #[test]
@@ -87,7 +97,8 @@ mod tests {
         let clock = ManualClock::default();
         let names = Names::new(Arc::new(clock.clone()));
         let ask = |answer: Option<Option<&str>>| {
-            names.answer(&names.users, 1, || answer.map(|name| name.map(Arc::from)))
+            let answer = names.answer(&names.users, 1, || answer.map(|name| name.map(Arc::from)));
+            answer.and_then(|(name, _)| name)
         };
         assert_eq!(ask(None), None);
         assert_eq!(ask(Some(Some("first"))).as_deref(), Some("first"));

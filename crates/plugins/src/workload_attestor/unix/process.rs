@@ -1,12 +1,17 @@
 //! What `/proc` says of one process, with errors in the words of Go's `os` package.
 
+use std::borrow::Cow;
 use std::fs::{self, File};
-use std::io::{self, Read as _};
+use std::io::{self, Read};
 use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 /// A process of 65,536 groups, the most that Linux allows, has a status of 0.7 MB.
 const MAX_STATUS: u64 = 2 * 1024 * 1024;
+/// Room for the status of a process of a few hundred groups; that of most has 1.4 KB.
+const ROOM: usize = 4096;
+/// In the standard library's words.
+const NOT_UTF8: &str = "stream did not contain valid UTF-8";
 
 /// A process by its id; whether it stays the same one is the caller's to make sure.
 pub(super) struct Process {
@@ -14,7 +19,7 @@ pub(super) struct Process {
 }
 
 /// The effective user and group, and the supplementary groups as the kernel lists them.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub(super) struct Owner {
     pub(super) uid: u32,
     pub(super) gid: u32,
@@ -59,25 +64,25 @@ impl Process {
         if pid <= 0 {
             return Err(ProcessError::InvalidPid(pid));
         }
-        let dir = proc_root.join(pid.to_string());
-        if !dir.exists() {
-            return Err(ProcessError::NotRunning);
-        }
-        Ok(Self { dir })
+        Ok(Self { dir: proc_root.join(pid.to_string()) })
     }
 
+    /// Whether the process is there at all is found out here, which is one question less.
     pub(super) fn owner(&self) -> Result<Owner, ProcessError> {
         let path = self.dir.join("status");
-        let mut status = String::new();
-        File::open(&path)
-            .map_err(|error| PathError::new("open", &path, error))
-            .and_then(|file| {
-                file.take(MAX_STATUS)
-                    .read_to_string(&mut status)
-                    .map_err(|error| PathError::new("read", &path, error))
-            })
-            .map_err(|error| ProcessError::Lookup { lookup: "UIDs", error })?;
-        parse_owner(&status)
+        let mut room = [0; ROOM];
+        let lookup = |error| ProcessError::Lookup { lookup: "UIDs", error };
+        let file = match File::open(&path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound && !self.dir.exists() => {
+                return Err(ProcessError::NotRunning);
+            }
+            file => file.map_err(|error| lookup(PathError::new("open", &path, error)))?,
+        };
+        let failed = |error| lookup(PathError::new("read", &path, error));
+        let status = whole(file, &mut room).map_err(failed)?;
+        let status = std::str::from_utf8(&status)
+            .map_err(|_| failed(io::Error::new(io::ErrorKind::InvalidData, NOT_UTF8)))?;
+        parse_owner(status)
     }
 
     /// The path of the executable as `/proc` shows it.
@@ -99,6 +104,23 @@ impl Process {
     pub(super) fn exe_link(&self) -> PathBuf {
         self.dir.join("exe")
     }
+}
+
+/// A whole file of `/proc`. The kernel gives all of it in one reading if there is room, which then
+/// ends with a line's end and before the room does; else the rest is read until there is no more.
+fn whole<'r>(mut file: impl Read, room: &'r mut [u8; ROOM]) -> io::Result<Cow<'r, [u8]>> {
+    let read = loop {
+        match file.read(room) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            read => break read?,
+        }
+    };
+    if read < ROOM && room[..read].ends_with(b"\n") {
+        return Ok(Cow::Borrowed(&room[..read]));
+    }
+    let mut all = room[..read].to_vec();
+    file.take(MAX_STATUS).read_to_end(&mut all)?;
+    Ok(Cow::Owned(all))
 }
 
 /// The path of an open file, in the same form as `/proc/<pid>/exe` shows it.
@@ -157,6 +179,36 @@ mod tests {
         assert_eq!(parse_owner(status).unwrap(), owner);
         let single = parse_owner("Uid:\t7\nGid:\t8\n").unwrap();
         assert_eq!(single, Owner { uid: 7, gid: 8, supplementary_gids: vec![] });
+    }
+
+    /// Gives its text in pieces of at most so many bytes, and counts how often it was asked.
+    struct Pieces<'t>(&'t [u8], usize, &'t mut usize);
+
+    impl Read for Pieces<'_> {
+        fn read(&mut self, into: &mut [u8]) -> io::Result<usize> {
+            *self.2 += 1;
+            let take = self.0.len().min(self.1).min(into.len());
+            into[..take].copy_from_slice(&self.0[..take]);
+            self.0 = &self.0[take..];
+            Ok(take)
+        }
+    }
+
+    #[test]
+    fn a_status_is_read_once_and_a_long_one_to_its_end() {
+        let read = |text: &[u8], piece| {
+            let mut asked = 0;
+            let mut room = [0; ROOM];
+            let all = whole(Pieces(text, piece, &mut asked), &mut room).unwrap().into_owned();
+            assert!(all == text, "{} bytes in pieces of {piece}", text.len());
+            asked
+        };
+        assert_eq!(read(b"Uid:\t1\nGid:\t1\n", ROOM), 1);
+        let long = "Groups:\t1 2 3\n".repeat(1000);
+        assert!(read(long.as_bytes(), ROOM) > 1);
+        assert!(read(&long.as_bytes()[..ROOM], ROOM) > 1, "whether more comes is not known");
+        assert!(read(b"Uid:\t1\nGid:\t1", 4) > 4, "no line ends so");
+        assert!(read(b"", ROOM) > 1);
     }
 
     #[test]

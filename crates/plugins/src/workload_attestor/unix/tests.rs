@@ -1,6 +1,7 @@
 use std::fs;
 use std::os::unix::fs::symlink;
 use std::process::Command;
+use std::time::Duration;
 
 use steeple_plugin::contract;
 use steeple_spiffe::TrustDomain;
@@ -82,6 +83,51 @@ async fn selectors_are_in_spires_order_and_unknown_names_are_left_out() {
         ]
     );
     assert_eq!(values(&*attestor, 8).await, ["uid:4294967288", "gid:4294967288"]);
+}
+
+#[tokio::test]
+async fn what_is_remembered_of_an_owner_is_what_would_be_found() {
+    let table = Table::new()
+        .with(7, "Uid:\t0\nGid:\t0\nGroups:\t0 4294967288 \n")
+        .with(8, "Uid:\t0\nGid:\t0\n");
+    let attestor = table.attestor("");
+    let first = values(&*attestor, 7).await;
+    for _ in 0..3 {
+        assert_eq!(values(&*attestor, 7).await, first);
+        assert_eq!(values(&*table.attestor(""), 7).await, first, "one that remembers nothing");
+        assert_eq!(values(&*attestor, 8).await, first[..4], "another owner");
+    }
+}
+
+#[tokio::test]
+async fn the_kernel_is_asked_about_every_caller_anew() {
+    let table = Table::new().with(7, "Uid:\t0\nGid:\t0\n");
+    let attestor = table.attestor("");
+    let before = values(&*attestor, 7).await;
+    let status = format!("Uid:\t{NOBODY_KNOWS}\nGid:\t0\n");
+    fs::write(table.0.path().join("7/status"), status).unwrap();
+    let after = values(&*attestor, 7).await;
+    assert_eq!(after, ["uid:4294967288", "gid:0", "group:root"]);
+    assert_eq!(before[..2], ["uid:0", "user:root"]);
+    fs::remove_dir_all(table.0.path().join("7")).unwrap();
+    assert!(failure(&*attestor, 7).await.ends_with("process does not exist"));
+}
+
+/// A lookup that fails is asked again, and what holds for so long goes with it.
+#[test]
+fn an_owner_is_remembered_for_no_longer_than_its_names() {
+    let clock = steeple_runtime::ManualClock::default();
+    let mut host = host();
+    host.clock = Arc::new(clock.clone());
+    let unix = Unix::new(Config::default(), &host);
+    let owner = |uid| Owner { uid, gid: 0, supplementary_gids: Vec::new() };
+    unix.shared.names.group(0).unwrap();
+    clock.advance(Duration::from_secs(4));
+    let found = unix.shared.look_up(owner(0));
+    assert_eq!(unix.shared.known(&owner(0)), Some(found));
+    assert_eq!(unix.shared.known(&owner(1)), None);
+    clock.advance(Duration::from_secs(1));
+    assert_eq!(unix.shared.known(&owner(0)), None, "the group's name is five seconds old");
 }
 
 #[tokio::test]
