@@ -37,6 +37,9 @@ Measures spire-server and spire-agent of one or more folders, in alternation.
   --only A,B            the scenarios of these names only (all but those by hand)
   --entries N           entries created one by one in the scenario entries (1000)
   --soak TIME           only the soak, so long for each folder: 3600, 60m or 1h
+  --database postgres=URL
+                        a PostgreSQL server on which each server gets a database, rather than
+                        an SQLite file (statements are counted if it has pg_stat_statements)
   --svg FOLDER          draw a picture of each scenario there
   --json FILE           write every figure of every round there
   --limit S             give up after so many seconds (3600)
@@ -75,6 +78,8 @@ pub struct Args {
     /// How long `soak` takes.
     pub soak: Duration,
     pub svg: Option<PathBuf>,
+    /// The URL of a PostgreSQL server, if the servers are to have their data there.
+    pub postgres: Option<String>,
     /// How many simulated agents a fleet has.
     pub agents: usize,
     /// How long a fleet at work is measured.
@@ -101,7 +106,13 @@ impl Args {
             match word.as_str() {
                 "-h" | "--help" => return Ok(None),
                 "--quick" => {
-                    args = Self { json: args.json, svg: args.svg, only: args.only, ..Self::quick() }
+                    args = Self {
+                        json: args.json,
+                        svg: args.svg,
+                        postgres: args.postgres,
+                        only: args.only,
+                        ..Self::quick()
+                    }
                 }
                 "--bin" => bins.push(Bin::parse(&value()?)?),
                 "--rounds" => args.rounds = number(&word, &value()?, 1, 100)?,
@@ -121,6 +132,7 @@ impl Args {
                     args.rounds = 1;
                     args.limit = args.soak * 10 + args.limit;
                 }
+                "--database" => args.postgres = Some(database(&value()?)?),
                 "--svg" => args.svg = Some(value()?.into()),
                 "--json" => args.json = Some(value()?.into()),
                 "--limit" => args.limit = seconds(&word, &value()?, 86_400)?,
@@ -172,6 +184,7 @@ impl Args {
             commands: 20,
             soak: Duration::from_secs(3600),
             svg: None,
+            postgres: None,
             agents: 5000,
             steady: Duration::from_secs(60),
             only: Vec::new(),
@@ -196,7 +209,7 @@ impl Args {
             soak: Duration::from_secs(2),
             agents: 20,
             steady: Duration::from_secs(2),
-            limit: Duration::from_secs(300),
+            limit: Duration::from_secs(1800),
             verify_every: 1,
             ..Self::full()
         }
@@ -249,6 +262,13 @@ fn seconds(option: &str, value: &str, most: u32) -> Result<Duration> {
         .ok_or_else(|| {
             Error::Usage(format!("{option} takes seconds from 0.1 to {most}, not {value:?}"))
         })
+}
+
+fn database(value: &str) -> Result<String> {
+    match value.split_once('=') {
+        Some(("postgres", url)) if url.contains("://") => Ok(url.to_owned()),
+        _ => Err(Error::Usage(format!("--database takes postgres=URL, not {value:?}"))),
+    }
 }
 
 fn scenarios(value: &str) -> Result<Vec<String>> {

@@ -37,11 +37,11 @@ impl Deployment {
     ///
     /// # Errors
     /// When one of them does not get there.
-    pub async fn start(bin: &Bin) -> Result<Self> {
-        Self::pair(bin, bin).await
+    pub async fn start(bin: &Bin, options: &Options) -> Result<Self> {
+        Self::with(Server::start(bin, options).await?, bin).await
     }
 
-    /// As [`Self::start`], with the server of one folder and the agent of another.
+    /// As [`Self::start`] with SQLite, with the server of one folder and the agent of another.
     ///
     /// # Errors
     /// As [`Self::start`].

@@ -16,6 +16,7 @@ mod floors;
 mod load;
 mod machine;
 mod pictures;
+mod postgres;
 mod process;
 mod push;
 mod report;
@@ -38,7 +39,7 @@ use floors::Yardstick;
 use report::Report;
 use sampler::Sampler;
 use scenario::{Context, Run};
-use server::Server;
+use server::{Options, Server};
 
 fn main() -> ExitCode {
     if std::env::args().nth(1).as_deref() == Some("push") {
@@ -80,6 +81,9 @@ fn measure(args: &Args) -> Result<()> {
         }
     })?;
     print!("{}", report.table());
+    if args.is_quick() {
+        println!("\n{}", report.counts());
+    }
     if let Some(folder) = &args.svg {
         report.draw(folder)?;
     }
@@ -121,7 +125,7 @@ async fn round(
     let (shared, alone) = scenario::of_round(args, round);
     let mut deployments = Vec::new();
     for &bin in order.iter().filter(|_| !shared.is_empty()) {
-        let deployment = Deployment::start(&args.bins[bin]).await?;
+        let deployment = Deployment::start(&args.bins[bin], &Options::of(args)).await?;
         deployments.push((bin, deployment));
     }
     let say = |scenario: &str, bin: usize| {

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 /// How many files a service may have open where nobody configured more (systemd's default).
 const USUAL_OPEN_FILES: u64 = 1024;
 /// How long a program gets to end when asked to.
-const GRACE: Duration = Duration::from_secs(5);
+const GRACE: Duration = Duration::from_secs(20);
 
 /// A running program; killed when dropped.
 pub struct Process {
@@ -200,8 +200,10 @@ impl Process {
             if !matches!(self.child.try_wait(), Ok(None)) {
                 return;
             }
-            std::thread::sleep(Duration::from_millis(20));
+            std::thread::sleep(Duration::from_millis(5));
         }
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 

@@ -14,7 +14,7 @@ use crate::floors::{Floors, Yardstick};
 use crate::machine;
 use crate::pictures;
 use crate::sampler::Usage;
-use crate::scenario;
+use crate::scenario::{self, Scenario};
 use crate::stats::{median, range, spread};
 
 /// Everything that a run found out.
@@ -27,7 +27,7 @@ pub struct Report<'a> {
 }
 
 /// The columns of what programs took.
-const COLUMNS: [(&str, fn(&Usage) -> f64); 9] = [
+const COLUMNS: [(&str, fn(&Usage) -> f64); 10] = [
     ("cpu_ms", |it| it.cpu),
     ("cores", |it| it.cores),
     ("rss_mib", |it| it.rss),
@@ -37,6 +37,7 @@ const COLUMNS: [(&str, fn(&Usage) -> f64); 9] = [
     ("read_calls", |it| it.reads),
     ("write_calls", |it| it.writes),
     ("written_mib", |it| it.written),
+    ("statements", |it| it.statements.unwrap_or(f64::NAN)),
 ];
 
 /// How a folder compares to the first one.
@@ -110,7 +111,7 @@ impl<'a> Report<'a> {
     fn processes(&self) -> String {
         let (_, _, samples) = self.found();
         let head = "scenario,program,of,CPU ms,cores,RSS MiB,peak MiB,threads,files,reads,writes,\
-                    written MiB";
+                    written MiB,statements";
         let mut rows: Vec<Vec<String>> = vec![head.split(',').map(str::to_owned).collect()];
         for scenario in scenario::ALL {
             for program in ["spire-server", "spire-agent"] {
@@ -131,6 +132,16 @@ impl<'a> Report<'a> {
             "\nWhat each program took during each scenario (medians; sampled five times a second):\n\n{}",
             markdown(&rows)
         )
+    }
+
+    /// What a short run went through.
+    pub fn counts(&self) -> String {
+        let (_, _, samples) = self.found();
+        let ran = |it: &&Scenario| it.figures.iter().any(|it| !samples.of(it.id, 0).is_empty());
+        let scenarios = scenario::ALL.iter().filter(ran).count();
+        let figures = scenario::figures().filter(|it| !samples.of(it.id, 0).is_empty()).count();
+        let calls: u64 = samples.loads().iter().map(|it| it.calls).sum();
+        format!("bench: {scenarios} scenarios passed, {figures} figures, {calls} calls in loads")
     }
 
     /// Draws every scenario into `folder`.
@@ -343,6 +354,7 @@ fn sizes(floors: &Floors) -> String {
 /// Three digits that matter.
 pub fn short(value: f64) -> String {
     match value.abs() {
+        it if it.is_nan() => "–".to_owned(),
         it if it >= 100.0 => format!("{value:.0}"),
         it if it >= 10.0 => format!("{value:.1}"),
         _ => format!("{value:.2}"),

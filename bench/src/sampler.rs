@@ -7,6 +7,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::postgres;
 use crate::process::{self, Reading, Running};
 
 /// How often processes are looked at.
@@ -30,6 +31,8 @@ pub struct Usage {
     pub writes: f64,
     /// MiB that went to a disk.
     pub written: f64,
+    /// Statements to a database, of a server whose database counts them.
+    pub statements: Option<f64>,
 }
 
 /// Looks at processes until it is ended.
@@ -53,7 +56,7 @@ impl Sampler {
                 watch.look(&label, last || looks % FILES_EVERY == 0);
                 looks += 1;
                 if last {
-                    return watch.taken(begun.elapsed());
+                    return watch.taken(&label, begun.elapsed());
                 }
                 std::thread::park_timeout(EVERY);
             }
@@ -79,24 +82,27 @@ struct Seen {
     threads: u64,
 }
 
-struct Watch(BTreeMap<u32, Seen>);
+struct Watch {
+    seen: BTreeMap<u32, Seen>,
+    statements: Option<f64>,
+}
 
 impl Watch {
     /// What runs already counts from here.
     fn new(label: &str) -> Self {
-        let mut watch = Self(BTreeMap::new());
+        let mut seen = BTreeMap::new();
         for process in process::running(label) {
             process.reset_peak();
             let before = process.read().unwrap_or_default();
-            watch.0.insert(process.pid, Seen::new(process, before));
+            seen.insert(process.pid, Seen::new(process, before));
         }
-        watch
+        Self { seen, statements: postgres::statements(label) }
     }
 
     fn look(&mut self, label: &str, files: bool) {
         for process in process::running(label) {
             let Some(now) = process.read() else { continue };
-            let seen = self.0.entry(process.pid);
+            let seen = self.seen.entry(process.pid);
             let seen = seen.or_insert_with(|| Seen::new(process, Reading::default()));
             seen.latest = now;
             seen.rss = seen.rss.max(now.rss);
@@ -107,9 +113,9 @@ impl Watch {
         }
     }
 
-    fn taken(&self, wall: Duration) -> BTreeMap<&'static str, Usage> {
+    fn taken(&self, label: &str, wall: Duration) -> BTreeMap<&'static str, Usage> {
         let mut taken: BTreeMap<&'static str, Usage> = BTreeMap::new();
-        for seen in self.0.values() {
+        for seen in self.seen.values() {
             let usage = taken.entry(seen.process.program).or_default();
             let (before, latest) = (&seen.before, &seen.latest);
             let mib = |kib: u64| kib as f64 / 1024.0;
@@ -122,6 +128,11 @@ impl Watch {
             usage.reads += latest.reads.saturating_sub(before.reads) as f64;
             usage.writes += latest.writes.saturating_sub(before.writes) as f64;
             usage.written += mib(latest.written.saturating_sub(before.written) / 1024);
+        }
+        if let (Some(server), Some(now)) =
+            (taken.get_mut("spire-server"), postgres::statements(label))
+        {
+            server.statements = Some((now - self.statements.unwrap_or(0.0)).max(0.0));
         }
         taken
     }

@@ -3,7 +3,9 @@
 use std::fs;
 use std::future::Future;
 use std::net::{Ipv4Addr, TcpListener};
+use std::ops::Range;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
@@ -16,13 +18,16 @@ use tempfile::TempDir;
 use tokio::net::UnixStream;
 use tonic::Status;
 
-use crate::args::Bin;
+use crate::args::{Args, Bin};
 use crate::check::{Answers, TRUST_DOMAIN};
 use crate::error::{Error, Result};
+use crate::postgres::Database;
 use crate::process::Process;
 
 /// How long a program may take until it answers.
 pub const START: Duration = Duration::from_secs(600);
+/// Where servers listen: below what Linux gives to clients.
+const PORTS: Range<u16> = 20_000..32_000;
 /// How often a program that starts is asked whether it is there.
 const POLL: Duration = Duration::from_millis(1);
 
@@ -31,8 +36,15 @@ const POLL: Duration = Duration::from_millis(1);
 pub struct Options {
     /// Whether the limits are those that SPIRE has by default, rather than off.
     pub rate_limits: bool,
-    /// The data source of a PostgreSQL database of its own, rather than an SQLite file.
+    /// The URL of a PostgreSQL server on which it gets a database, rather than an SQLite file.
     pub postgres: Option<String>,
+}
+
+impl Options {
+    /// As the command line wants it, with rate limits off.
+    pub fn of(args: &Args) -> Self {
+        Self { rate_limits: false, postgres: args.postgres.clone() }
+    }
 }
 
 /// A running server. It reads as its process.
@@ -47,6 +59,8 @@ pub struct Server {
     socket: PathBuf,
     bin: Bin,
     folder: TempDir,
+    /// Dropped when the server no longer runs.
+    database: Option<Database>,
 }
 
 impl std::ops::Deref for Server {
@@ -66,14 +80,17 @@ impl Server {
         let folder = tempfile::Builder::new().prefix("bench").tempdir_in("/tmp");
         let folder = folder.map_err(Error::io("/tmp"))?;
         let port = free_port()?;
-        write(&folder.path().join("server.conf"), &config(folder.path(), port, options))?;
+        let database = options.postgres.as_deref();
+        let database = database.map(|admin| Database::create(admin, &bin.label)).transpose()?;
+        let config = config(folder.path(), port, options, database.as_ref());
+        write(&folder.path().join("server.conf"), &config)?;
         let socket = folder.path().join("server.sock");
         let begun = Instant::now();
         let mut process = spawn(bin, folder.path())?;
         let bundle = ready(&mut process, &socket).await?;
         let started = begun.elapsed().as_secs_f64() * 1e3;
         write(&folder.path().join("bundle.pem"), &pem(&bundle)?)?;
-        Ok(Self { process, port, bundle, started, socket, bin: bin.clone(), folder })
+        Ok(Self { process, port, bundle, started, socket, bin: bin.clone(), folder, database })
     }
 
     /// Starts it again, ending it before if that was not done; ms to the first answer.
@@ -123,6 +140,11 @@ impl Server {
     /// Where it keeps everything.
     pub fn folder(&self) -> &Path {
         self.folder.path()
+    }
+
+    /// Statements that its database got so far; `None` where nobody counts them.
+    pub fn statements(&self) -> Option<f64> {
+        self.database.as_ref()?.statements()
     }
 
     /// Its SQLite file.
@@ -183,14 +205,14 @@ fn pem(bundle: &Bundle) -> Result<String> {
     if text.is_empty() { Err(wrong("no X.509 authority".into())) } else { Ok(text) }
 }
 
-fn config(folder: &Path, port: u16, options: &Options) -> String {
+fn config(folder: &Path, port: u16, options: &Options, database: Option<&Database>) -> String {
     let folder = folder.display();
     let limits = match options.rate_limits {
         true => "",
         false => "ratelimit {\n        attestation = false\n        signing = false\n    }",
     };
-    let (kind, source) = match &options.postgres {
-        Some(source) => ("postgres", source.clone()),
+    let (kind, source) = match database {
+        Some(database) => ("postgres", database.url()),
         None => ("sqlite3", format!("{folder}/datastore.sqlite3")),
     };
     format!(
@@ -225,7 +247,19 @@ pub fn write(path: &Path, text: &str) -> Result<()> {
     fs::write(path, text).map_err(Error::io(path.display().to_string()))
 }
 
+/// A port that nobody has, and that the kernel gives to nobody who connects: an agent must not
+/// find its own end there while its server is away.
 fn free_port() -> Result<u16> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0));
-    listener.and_then(|it| it.local_addr()).map(|it| it.port()).map_err(Error::io("127.0.0.1"))
+    static TRIED: AtomicU16 = AtomicU16::new(0);
+    let first = std::process::id().wrapping_mul(97) as u16;
+    let mut last = None;
+    for _ in 0..PORTS.len() {
+        let tried = TRIED.fetch_add(1, Ordering::Relaxed);
+        let port = PORTS.start + first.wrapping_add(tried) % PORTS.len() as u16;
+        match TcpListener::bind((Ipv4Addr::LOCALHOST, port)) {
+            Ok(_) => return Ok(port),
+            Err(error) => last = Some(error),
+        }
+    }
+    Err(Error::io("127.0.0.1")(last.unwrap_or_else(|| std::io::ErrorKind::AddrInUse.into())))
 }

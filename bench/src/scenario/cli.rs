@@ -29,7 +29,7 @@ pub const SCENARIO: Scenario = Scenario::alone(
 
 async fn run(context: &mut Context<'_>) -> Result<()> {
     let bin = context.folder().clone();
-    let mut server = Server::start(&bin, &Options::default()).await?;
+    let mut server = Server::start(&bin, &Options::of(context.args)).await?;
     let socket = server.folder().join("server.sock");
     let (mut took, before) = (Vec::new(), children()?);
     let calls = context.args.commands;

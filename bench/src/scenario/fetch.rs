@@ -21,7 +21,7 @@ const X509: &str = "FetchX509SVID";
 const JWT: &str = "FetchJWTSVID";
 
 /// The longest that a caller's identities may take to be as many as they should.
-const LIMIT: Duration = Duration::from_secs(120);
+const LIMIT: Duration = Duration::from_secs(300);
 /// What an update with thousands of SVIDs may take.
 const MOST: usize = 256 << 20;
 

@@ -17,7 +17,7 @@ use crate::error::{Error, Result};
 use crate::figures::lower;
 
 /// How long everything is given to be well again.
-const LIMIT: Duration = Duration::from_secs(60);
+const LIMIT: Duration = Duration::from_secs(180);
 /// How long a workload waits before it tries again.
 const RETRY: Duration = Duration::from_millis(10);
 /// How many workloads fetch anew all the time.

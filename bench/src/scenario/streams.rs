@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use steeple_net::channel::Channel;
 
@@ -127,12 +127,17 @@ where
     tokio::time::sleep(WATCH.min(context.args.idle)).await;
     let watched = clocks.spent(deployment, 0)?;
     drop(streams);
+    let end = Instant::now() + OPEN;
+    while deployment.agent.memory()?.files > before.files + wanted / 10 {
+        if Instant::now() >= end {
+            let files = deployment.agent.memory()?.files;
+            let what = format!("{files} files open after all streams were closed");
+            return Err(Error::Wrong { call, what });
+        }
+        tokio::time::sleep(SETTLE / 10).await;
+    }
     tokio::time::sleep(SETTLE).await;
     let after = deployment.agent.memory()?;
-    if after.files > before.files + wanted / 10 {
-        let what = format!("{} files open after all streams were closed", after.files);
-        return Err(Error::Wrong { call, what });
-    }
     let per_stream = |before: u64, open: u64| open.saturating_sub(before) as f64 / wanted as f64;
     Ok(Cost {
         rss: per_stream(before.rss, open.rss),
