@@ -216,9 +216,8 @@ struct Tls {
 
 impl Tls {
     fn new(group: &'static dyn SupportedKxGroup) -> Result<Self> {
-        Self::build(group).map_err(|error| {
-            Error::io("limits of TLS")(std::io::Error::other(error.to_string()))
-        })
+        Self::build(group)
+            .map_err(|error| Error::io("limits of TLS")(std::io::Error::other(error.to_string())))
     }
 
     fn build(
