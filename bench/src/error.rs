@@ -1,6 +1,7 @@
 //! What ends a run early.
 
 use std::io;
+use std::time::Duration;
 
 /// Why there are no figures.
 #[derive(Debug, thiserror::Error)]
@@ -14,6 +15,9 @@ pub enum Error {
     /// A call was refused, or took too long.
     #[error("{call}: {status}")]
     Call { call: &'static str, status: String },
+    /// A call was refused for now, with a hint when to come again.
+    #[error("{call}: {status} (again in {again:?})")]
+    Refused { call: &'static str, status: String, again: Duration },
     /// An answer came, but not the right one.
     #[error("{call}: wrong answer: {what}")]
     Wrong { call: &'static str, what: String },
@@ -40,9 +44,14 @@ impl Error {
 
     /// For `map_err`: says which call was answered with a status.
     pub fn call(call: &'static str) -> impl FnOnce(tonic::Status) -> Self {
-        move |status| Self::Call {
-            call,
-            status: format!("{:?}: {}", status.code(), status.message()),
+        move |status| {
+            let again = status.metadata().get("retry-after").and_then(|it| it.to_str().ok());
+            let again = again.and_then(|it| it.parse().ok()).map(Duration::from_secs);
+            let status = format!("{:?}: {}", status.code(), status.message());
+            match again {
+                Some(again) => Self::Refused { call, status, again },
+                None => Self::Call { call, status },
+            }
         }
     }
 }

@@ -6,8 +6,12 @@
 mod agent;
 pub mod calls;
 mod link;
+mod recovery;
 mod site;
+pub mod steady;
 mod tls;
+
+use std::sync::Arc;
 
 use steeple_proto::spire::api::server::entry::v1::BatchCreateEntryRequest;
 use steeple_proto::spire::api::server::entry::v1::entry_client::EntryClient;
@@ -17,7 +21,7 @@ use tokio::task::JoinSet;
 use crate::check::TRUST_DOMAIN;
 use crate::error::{Error, Result};
 use crate::load::answer;
-use agent::Recruit;
+use agent::{Agent, Recruit};
 use site::Site;
 
 /// How many callers make a fleet, each with a connection of its own to the server's socket.
@@ -77,4 +81,24 @@ fn entry(number: usize, parent: &str) -> Entry {
         ],
         ..Default::default()
     }
+}
+
+/// Attests them all, several at a time.
+async fn attest(site: &Site, recruits: Vec<Recruit>, fully: bool) -> Result<Vec<Arc<Agent>>> {
+    let mut agents = Vec::with_capacity(recruits.len());
+    let mut waiting = recruits.into_iter();
+    let mut work = JoinSet::new();
+    loop {
+        while work.len() < MAKERS
+            && let Some(recruit) = waiting.next()
+        {
+            let front = Arc::clone(&site.front);
+            work.spawn(async move { recruit.attest(&front, fully).await });
+        }
+        match work.join_next().await {
+            Some(done) => agents.push(Arc::new(done.expect("an agent does not panic")?)),
+            None => break,
+        }
+    }
+    Ok(agents)
 }
