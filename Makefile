@@ -5,6 +5,9 @@
 RUN_PROFILE ?= release
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RUN_BIN := $(TARGET_DIR)/$(patsubst dev,debug,$(RUN_PROFILE))
+# What is shipped and measured. aws-lc would otherwise time the processor's jitter at each start; so
+# it seeds itself from the kernel and from the processor's own generator, as BoringSSL does.
+DIST = AWS_LC_SYS_NO_JITTER_ENTROPY=1 cargo build --locked --profile dist
 # What `make run` takes: ARGS=--once ends it after the last step, STATE_DIR=… keeps its state.
 ARGS ?=
 STATE_DIR ?=
@@ -23,8 +26,8 @@ run: ## Builds what is missing and shows an identity being issued
 	@cargo build --locked --profile $(RUN_PROFILE) -p steeple-server -p steeple-agent -p steeple-demo
 	@$(RUN_BIN)/steeple-demo --bin $(RUN_BIN) $(if $(STATE_DIR),--state-dir "$(STATE_DIR)") $(ARGS)
 
-build: ## Builds the three programs, optimised
-	cargo build --locked --release -p steeple-server -p steeple-agent -p steeple-oidc
+build: ## Builds the three programs as they are shipped, into target/dist
+	$(DIST) -p steeple-server -p steeple-agent -p steeple-oidc
 
 test: check unit interop ## Runs everything that CI runs
 
@@ -47,8 +50,8 @@ interop: ## Other people's SPIFFE software against ours (Go, Python, Java with M
 	@interop/run
 
 bench: ## Speed and size of our own programs; BENCH_BIN='--bin label=folder ...' for others too
-	cargo build --locked --release -p steeple-server -p steeple-agent
-	cd bench && cargo run --locked --release -- $(BENCH_BIN) --bin steeple=../target/release $(ARGS)
+	$(DIST) -p steeple-server -p steeple-agent
+	cd bench && cargo run --locked --release -- $(BENCH_BIN) --bin steeple=../target/dist $(ARGS)
 
 bench-quick: ## The load generator's short run: every call answered, every answer right
 	cargo build --locked --release -p steeple-server -p steeple-agent
