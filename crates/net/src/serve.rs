@@ -24,6 +24,7 @@ use tonic::body::Body;
 use tonic::transport::server::Connected;
 use tower_service::Service;
 
+use connection::Means;
 pub(crate) use connection::Spawner;
 use lanes::Lanes;
 pub use router::Router;
@@ -119,17 +120,18 @@ where
             () = drain.signalled() => break,
             accepted = accepted => accepted,
         };
-        let (service, drain) = (service.clone(), drain.clone());
-        let limits = Arc::clone(&limits);
         let spawner = match A::owner(&io) {
             Some(owner) => Spawner::Lane(lanes.of(owner)),
             None => Spawner::Tasks(tasks.clone()),
         };
-        let streams = spawner.clone();
-        spawner.spawn("grpc_connection", async move {
-            connection::run(io, service, &limits, drain, streams).await;
-            drop(slot);
-        });
+        let means = Means {
+            service: service.clone(),
+            limits: Arc::clone(&limits),
+            drain: drain.clone(),
+            streams: spawner.clone(),
+            slot,
+        };
+        spawner.spawn("grpc_connection", connection::run(io, means));
     }
     drop(incoming);
     drop(lanes);

@@ -35,14 +35,20 @@ pub(super) struct Rewound<I> {
     patience: Patience,
 }
 
+impl<I> Rewound<I> {
+    /// A connection of which nothing was read, and that [`super::punctual::Punctual`] watches.
+    pub(super) fn fresh(inner: I) -> Self {
+        Self { inner, first: [0; PREFACE_LEN], left: 0..0, patience: Patience::default() }
+    }
+}
+
 /// Which protocol a client speaks.
 pub(super) enum Spoken<I> {
     Http1(Rewound<I>),
     Http2(Rewound<I>),
 }
 
-/// Looks at a client's first bytes; `None` when it says nothing in time. Without
-/// [`Limits::http1`] everybody speaks HTTP/2, and nothing is looked at.
+/// Looks at a client's first bytes; `None` when it says nothing in time.
 pub(super) async fn sniff<I>(mut inner: I, limits: &Limits, drain: &Watcher) -> Option<Spoken<I>>
 where
     I: AsyncRead + Unpin,
@@ -52,7 +58,7 @@ where
     let mut drain = drain.clone();
     let mut draining = false;
     let mut deadline = Instant::now() + limits.preface_deadline;
-    while limits.http1 && first[..seen] == PREFACE[..seen] && seen < PREFACE_LEN {
+    while first[..seen] == PREFACE[..seen] && seen < PREFACE_LEN {
         tokio::select! {
             read = inner.read(&mut first[seen..]) => match read {
                 Ok(0) | Err(_) => return None,

@@ -24,7 +24,13 @@ pub struct FromCaller {
     /// Room for the sender's credentials and nothing else, so that files that a caller sends along
     /// are dropped by the kernel.
     control: Vec<u8>,
+    /// How much is read at once: more of a caller that sends much.
+    room: usize,
 }
+
+/// A call of a workload, with its headers, has a few hundred bytes.
+const ROOM_FIRST: usize = 1024;
+const ROOM_MOST: usize = 16 * 1024;
 
 impl FromCaller {
     pub(super) fn new(stream: UnixStream, caller: &Peer) -> Self {
@@ -35,7 +41,7 @@ impl FromCaller {
             None
         });
         let control = nix::cmsg_space!(UnixCredentials);
-        Self { stream, pid: caller.pid(), exit, control }
+        Self { stream, pid: caller.pid(), exit, control, room: ROOM_FIRST }
     }
 
     /// Reads what one process wrote, and says which.
@@ -81,11 +87,18 @@ impl AsyncRead for FromCaller {
         }
         loop {
             ready!(this.stream.poll_read_ready(cx))?;
-            let into = buf.initialize_unfilled();
+            // What is handed out is written over before, so no more of it than a caller that says
+            // little needs: a reader's buffer of pages would all become resident.
+            let room = buf.remaining().min(this.room);
+            let into = buf.initialize_unfilled_to(room);
             if into.is_empty() {
                 return Poll::Ready(Ok(()));
             }
-            match this.receive(into) {
+            let received = this.receive(into);
+            if let Ok((read, _)) = &received {
+                this.room = if *read == this.room { ROOM_MOST.min(2 * read) } else { ROOM_FIRST };
+            }
+            match received {
                 Ok((0, _)) => return Poll::Ready(Ok(())),
                 // Data that was on its way before the kernel took note of senders has none.
                 Ok((read, None | Some(0))) => buf.advance(read),
