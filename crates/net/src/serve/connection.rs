@@ -68,6 +68,7 @@ where
 }
 
 /// The future of one connection.
+#[expect(clippy::large_enum_variant, reason = "the large one is the usual one")]
 pub(super) enum Run<I, S>
 where
     I: Connected,
@@ -119,6 +120,9 @@ where
     }
 }
 
+/// What hyper reads and writes.
+type Wire<I> = TokioIo<Punctual<Rewound<I>>>;
+
 /// An HTTP/2 connection and when it is to end.
 pub(super) struct Http2<I, S>
 where
@@ -127,8 +131,7 @@ where
     S: Clone + Send + 'static,
     S::Future: Send + 'static,
 {
-    connection:
-        http2::Connection<TokioIo<Punctual<Rewound<I>>>, Answering<S, I::ConnectInfo>, Spawner>,
+    connection: http2::Connection<Wire<I>, Answering<S, I::ConnectInfo>, Spawner>,
     greeted: Greeted,
     limits: Arc<Limits>,
     drain: Drain,
