@@ -56,6 +56,11 @@ macro_rules! store_contract {
             many_entries_are_fetched_at_once,
             of_many_similar_entries_at_once_one_is_made,
             an_entry_may_have_many_selectors,
+            many_entries_are_made_as_one_after_the_other,
+            a_large_batch_is_made_in_its_order,
+            many_entries_are_changed_as_one_after_the_other,
+            many_entries_are_deleted_as_one_after_the_other,
+            of_many_writers_at_once_each_gets_its_own_answer,
         ]);
         $crate::store_contract!(@claims $fresh, $there, lists: [
             entries_are_filtered_by_column,

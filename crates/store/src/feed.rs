@@ -47,6 +47,14 @@ impl fmt::Debug for Revision {
     }
 }
 
+/// The length of a [`Mark`], in bytes.
+pub(crate) const MARK_LEN: usize = 48;
+
+/// The state of a database at one moment, to be compared with another: as long as two are equal,
+/// nobody has committed anything in between.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mark(pub(crate) [u8; MARK_LEN]);
+
 /// Everything that the authorised-entry index is made of, read in one transaction.
 #[derive(Clone, Debug)]
 pub struct Snapshot {
@@ -56,6 +64,15 @@ pub struct Snapshot {
     pub entries: Vec<Entry>,
     /// All agents with their selectors, oldest first.
     pub nodes: Vec<AttestedNode>,
+}
+
+/// A part of a [`Snapshot`], oldest first.
+#[derive(Clone, Debug)]
+pub enum SnapshotPage {
+    /// Some of the entries.
+    Entries(Vec<Entry>),
+    /// Some of the agents with their selectors.
+    Nodes(Vec<AttestedNode>),
 }
 
 /// What `changes_since` answers.

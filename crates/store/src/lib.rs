@@ -26,7 +26,8 @@ use std::sync::Arc;
 pub use crate::config::{AwsIam, DatabaseType, Now, StoreConfig, TlsFiles};
 pub use crate::error::{JoinTokenError, StoreError};
 pub use crate::feed::{
-    Changes, EntryChange, NodeChange, ResnapshotReason, Revision, Since, Snapshot,
+    Changes, EntryChange, Mark, NodeChange, ResnapshotReason, Revision, Since, Snapshot,
+    SnapshotPage,
 };
 pub use crate::model::{
     AttestedNode, BundleEndpointProfile, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter,
@@ -42,5 +43,5 @@ pub use crate::store::Store;
 /// `Invalid` for a connection string that makes no sense, `Precondition` for a schema that this
 /// version cannot work with, `Unavailable` if the database cannot be opened.
 pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(measured::measured(Arc::new(sql::SqlStore::open(config).await?)))
+    Ok(measured::measured(sql::SqlStore::open(config).await?.shared()))
 }

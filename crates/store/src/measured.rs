@@ -10,10 +10,10 @@ use async_trait::async_trait;
 use steeple_pki::{Bundle, JwtAuthority};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use steeple_telemetry::{Call, call};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::error::{JoinTokenError, StoreError};
-use crate::feed::{Revision, Since, Snapshot};
+use crate::feed::{Mark, Revision, Since, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
@@ -49,6 +49,37 @@ macro_rules! measure {
 
 measure! {
     {
+        fn mark(&self) -> Option<Mark> {
+            self.0.mark()
+        }
+
+        async fn create_entries(
+            &self,
+            entries: Vec<NewEntry>,
+        ) -> Vec<Result<(Entry, bool), StoreError>> {
+            let calls = each(entries.len(), &["datastore", "registration_entry", "create"]);
+            let answers = self.0.create_entries(entries).await;
+            end_each(calls, &answers);
+            answers
+        }
+
+        async fn update_entries(
+            &self,
+            updates: &[(String, EntryUpdate)],
+        ) -> Vec<Result<Entry, StoreError>> {
+            let calls = each(updates.len(), &["datastore", "registration_entry", "update"]);
+            let answers = self.0.update_entries(updates).await;
+            end_each(calls, &answers);
+            answers
+        }
+
+        async fn delete_entries(&self, entry_ids: &[String]) -> Vec<Result<Entry, StoreError>> {
+            let calls = each(entry_ids.len(), &["datastore", "registration_entry", "delete"]);
+            let answers = self.0.delete_entries(entry_ids).await;
+            end_each(calls, &answers);
+            answers
+        }
+
         fn wakeups(&self) -> watch::Receiver<u64> {
             self.0.wakeups()
         }
@@ -121,7 +152,7 @@ measure! {
     ["datastore", "federation_relationship", "list"] => list_federation_relationships(page: Option<&Page>) -> Result<(Vec<FederationRelationship>, Option<String>), StoreError>;
     ["datastore", "federation_relationship", "update"] => update_federation_relationship(trust_domain: &TrustDomain, update: FederationUpdate) -> Result<FederationRelationship, StoreError>;
     ["datastore", "federation_relationship", "delete"] => delete_federation_relationship(trust_domain: &TrustDomain) -> Result<(), StoreError>;
-    ["datastore", "registration_entry", "list"], ["datastore", "node", "list"], ["datastore", "node", "selectors", "list"] => snapshot() -> Result<Snapshot, StoreError>;
+    ["datastore", "registration_entry", "list"], ["datastore", "node", "list"], ["datastore", "node", "selectors", "list"] => read_all(to: mpsc::Sender<SnapshotPage>) -> Result<Revision, StoreError>;
     ["datastore", "registration_entry_event", "list"], ["datastore", "node_event", "list"] => changes_since(after: &Revision) -> Result<Since, StoreError>;
     ["datastore", "registration_entry_event", "prune"], ["datastore", "node_event", "prune"] => prune_events(written_before: SystemTime) -> Result<u64, StoreError>;
 }
@@ -129,6 +160,17 @@ measure! {
 fn end<const N: usize>(calls: [Call; N], code: &str) {
     for call in calls {
         call.status(code);
+    }
+}
+
+/// What is done with many entries at once counts as done with each.
+fn each(count: usize, what: &'static [&'static str]) -> Vec<Call> {
+    (0..count).map(|_| call(what)).collect()
+}
+
+fn end_each<T>(calls: Vec<Call>, answers: &[Result<T, StoreError>]) {
+    for (call, answer) in calls.into_iter().zip(answers) {
+        call.status(answer.as_ref().map_or_else(Coded::code, |_| "OK"));
     }
 }
 

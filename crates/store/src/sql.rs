@@ -3,9 +3,11 @@
 //! Reads run in transactions of their own and see one state each. On SQLite writes go through a
 //! single connection, one after the other; elsewhere they lock the rows that they change.
 
+mod bulk;
 mod bundle_rows;
 mod bundles;
 mod ca_journals;
+mod create;
 mod dialect;
 mod entries;
 mod entry_rows;
@@ -14,10 +16,12 @@ mod failure;
 mod federation;
 mod feed;
 mod filters;
+mod group;
 mod iam;
 mod join_tokens;
 mod link;
 mod listen;
+mod mark;
 mod migrate;
 mod mysql_dsn;
 mod node_rows;
@@ -48,7 +52,9 @@ use crate::config::Now;
 use crate::error::StoreError;
 use dialect::Dialect;
 use failure::Retry;
+use group::Group;
 use link::Source;
+use mark::WalIndex;
 use tx::Tx;
 
 const BUNDLES: &str = "bundles";
@@ -85,6 +91,10 @@ pub(crate) struct SqlStore {
     replica: Option<Source>,
     now: Now,
     busy_deadline: Duration,
+    /// On SQLite, what tells whether anybody has committed.
+    wal_index: Option<WalIndex>,
+    /// Those who wait to write, on SQLite.
+    group: Group,
     wake: watch::Sender<u64>,
     wake_bundles: watch::Sender<u64>,
     created: bool,
@@ -206,7 +216,11 @@ impl SqlStore {
         tx: Tx,
         done: Result<T, StoreError>,
     ) -> (Result<T, StoreError>, Retry) {
-        match done {
+        let written = match done {
+            Ok(value) => tx.write_events().await.map(|()| value),
+            Err(error) => Err(error),
+        };
+        match written {
             Ok(value) => {
                 let (wrote_events, wrote_bundles) = (tx.wrote_events(), tx.wrote_bundles());
                 if let Err(error) = tx.commit(&self.id).await {

@@ -3,10 +3,10 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use steeple_pki::{Bundle, JwtAuthority};
 use steeple_spiffe::{SpiffeId, TrustDomain};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::error::{JoinTokenError, StoreError};
-use crate::feed::{Revision, Since, Snapshot};
+use crate::feed::{Mark, Revision, Since, Snapshot, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
@@ -38,6 +38,14 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// As [`Store::create_entry`], but for the similar entry.
     async fn create_or_return_similar(&self, entry: NewEntry) -> Result<(Entry, bool), StoreError>;
+
+    /// Makes entries, or answers the similar ones that exist: each as
+    /// [`Store::create_or_return_similar`] would, one after the other, in as few transactions as
+    /// can be. One that is refused keeps no other from being made.
+    async fn create_entries(
+        &self,
+        entries: Vec<NewEntry>,
+    ) -> Vec<Result<(Entry, bool), StoreError>>;
 
     /// The entry with this id.
     ///
@@ -73,11 +81,22 @@ pub trait Store: Send + Sync + 'static {
     /// `NotFound`, or as [`Store::create_entry`] (a similar entry is no error here, as in SPIRE).
     async fn update_entry(&self, entry_id: &str, update: EntryUpdate) -> Result<Entry, StoreError>;
 
+    /// Changes the entries with these ids: each as [`Store::update_entry`] would, one after the
+    /// other, in as few transactions as can be.
+    async fn update_entries(
+        &self,
+        updates: &[(String, EntryUpdate)],
+    ) -> Vec<Result<Entry, StoreError>>;
+
     /// Deletes an entry and answers what it was.
     ///
     /// # Errors
     /// `NotFound`.
     async fn delete_entry(&self, entry_id: &str) -> Result<Entry, StoreError>;
+
+    /// Deletes the entries with these ids: each as [`Store::delete_entry`] would, one after the
+    /// other, in as few transactions as can be.
+    async fn delete_entries(&self, entry_ids: &[String]) -> Vec<Result<Entry, StoreError>>;
 
     /// Deletes the entries that ended before `now` and answers what they were (NL-16).
     ///
@@ -451,7 +470,27 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// # Errors
     /// Only when the database fails.
-    async fn snapshot(&self) -> Result<Snapshot, StoreError>;
+    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
+        let (to, mut read) = mpsc::channel(1);
+        let (mut entries, mut nodes) = (Vec::new(), Vec::new());
+        let collect = async {
+            while let Some(page) = read.recv().await {
+                match page {
+                    SnapshotPage::Entries(some) => entries.extend(some),
+                    SnapshotPage::Nodes(some) => nodes.extend(some),
+                }
+            }
+        };
+        let (revision, ()) = tokio::join!(self.read_all(to), collect);
+        Ok(Snapshot { revision: revision?, entries, nodes })
+    }
+
+    /// As [`Store::snapshot`], handed on in pages while it is read, so that it need not be in
+    /// memory as a whole. What was handed on before an error means nothing.
+    ///
+    /// # Errors
+    /// When the database fails, or nobody takes the pages.
+    async fn read_all(&self, to: mpsc::Sender<SnapshotPage>) -> Result<Revision, StoreError>;
 
     /// What was touched after a revision, by whichever server, in one consistent read. Never
     /// skips a change: if it cannot know, it says so (see `docs/adr/0002`).
@@ -459,6 +498,13 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Only when the database fails; the revision stays good.
     async fn changes_since(&self, after: &Revision) -> Result<Since, StoreError>;
+
+    /// Where the database is now. Whoever took an equal mark before it read something knows that
+    /// it would read the same now, whichever process writes to the database. None where only a
+    /// query can tell. It takes a few microseconds, and does not wait.
+    fn mark(&self) -> Option<Mark> {
+        None
+    }
 
     /// Counts up after each commit of this process that touched an entry or an agent. Other
     /// servers' commits are found by asking [`Store::changes_since`] at least once a second.

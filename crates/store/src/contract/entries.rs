@@ -1,4 +1,4 @@
-use super::{AnyStore, at, id, new_entry, selectors, trust_domain};
+use super::{AnyStore, at, id, new_entry, selectors, touched, trust_domain};
 use crate::{Entry, EntryUpdate, NewEntry, StoreError};
 
 pub async fn an_entry_is_kept_and_answered_whole(store: AnyStore) {
@@ -288,4 +288,271 @@ pub async fn an_entry_may_have_many_selectors(store: AnyStore) {
     assert_eq!(similar, made);
     let (_, existed) = store.create_or_return_similar(new_entry("/w", &texts[1..])).await.unwrap();
     assert!(!existed);
+}
+
+/// Entries of all kinds, good and bad, some of which depend on those before them.
+fn mixed(prefix: &str) -> Vec<NewEntry> {
+    let at = |path: &str| format!("{prefix}{path}");
+    let new = |path: &str, texts: &[&str]| new_entry(&at(path), texts);
+    let named = |name: &str, path: &str| NewEntry {
+        entry_id: Some(format!("{}-{name}", &prefix[1..])),
+        ..new(path, &["a:1"])
+    };
+    let federated = |with: &[&str], path: &str| NewEntry {
+        federates_with: with.iter().map(|it| trust_domain(it)).collect(),
+        ..new(path, &["a:1"])
+    };
+    vec![
+        new("/plain", &["b:2", "a:1"]),
+        new("/no-selectors", &[]),
+        new("/plain", &["a:1", "b:2"]),
+        new("/plain", &["a:1", "b:2", "c:3"]),
+        new("/repeated", &["a:1", "a:1"]),
+        new("/there", &["a:1"]),
+        federated(&["b.test", "a.test", "b.test"], "/federated"),
+        federated(&["a.test", "no.test"], "/lost"),
+        federated(&["a.test"], "/lost"),
+        named("taken", "/named"),
+        named("taken", "/other"),
+        named("before", "/before"),
+        NewEntry { federates_with: vec![trust_domain("no.test")], ..named("before", "/last") },
+        NewEntry { dns_names: vec!["z".into(), "y".into()], ..new("/names", &["a:1"]) },
+        NewEntry {
+            hint: "hint".into(),
+            admin: true,
+            downstream: true,
+            expires_at: 4_000_000_000,
+            x509_svid_ttl: 1,
+            jwt_svid_ttl: 2,
+            jwt_svid_include_jti: true,
+            ..new("/flags", &["a:1"])
+        },
+    ]
+}
+
+/// The same but for what must differ: ids that nobody chose, and times.
+fn comparable(
+    made: Result<(Entry, bool), StoreError>,
+    prefix: &str,
+) -> Result<(Entry, bool), String> {
+    let strip = |path: &str| path.strip_prefix(prefix).unwrap_or(path).to_owned();
+    let made = made.map(|(entry, existed)| {
+        let entry_id = match entry.entry_id.split_once('-') {
+            Some((first, name)) if first == &prefix[1..] => name.to_owned(),
+            _ => String::new(),
+        };
+        let spiffe_id = id(&strip(entry.spiffe_id.path()));
+        (Entry { entry_id, spiffe_id, created_at: 0, ..entry }, existed)
+    });
+    made.map_err(|error| error.to_string().replace(&format!("{}-", &prefix[1..]), ""))
+}
+
+async fn with_what_they_need(store: &AnyStore, prefix: &str) {
+    for new in mixed(prefix) {
+        if new.spiffe_id.path().ends_with("/there") {
+            store.create_entry(new).await.unwrap();
+        }
+    }
+    let before = NewEntry {
+        entry_id: Some(format!("{}-before", &prefix[1..])),
+        ..new_entry(&format!("{prefix}/earlier"), &["a:1"])
+    };
+    store.create_entry(before).await.unwrap();
+}
+
+pub async fn many_entries_are_made_as_one_after_the_other(store: AnyStore) {
+    for name in ["a.test", "b.test"] {
+        store.create_bundle(&steeple_pki::Bundle::new(trust_domain(name))).await.unwrap();
+    }
+    with_what_they_need(&store, "/one").await;
+    let mut expected = Vec::new();
+    for new in mixed("/one") {
+        expected.push(comparable(store.create_or_return_similar(new).await, "/one"));
+    }
+    // All of them, and those of which none is refused by the database.
+    for (prefix, keep) in [("/all", true), ("/good", false)] {
+        with_what_they_need(&store, prefix).await;
+        let is_kept = |new: &NewEntry| {
+            let path = new.spiffe_id.path();
+            keep || !["/repeated", "/other", "/before", "/last"].iter().any(|it| path.ends_with(it))
+        };
+        let expected: Vec<_> = mixed("/one")
+            .iter()
+            .zip(&expected)
+            .filter(|(new, _)| is_kept(new))
+            .map(|(_, made)| made.clone())
+            .collect();
+        let since = store.snapshot().await.unwrap().revision;
+        let many: Vec<NewEntry> = mixed(prefix).into_iter().filter(is_kept).collect();
+        let made = store.create_entries(many).await;
+        let mut ids: Vec<String> = made
+            .iter()
+            .filter_map(|made| made.as_ref().ok())
+            .filter(|(_, existed)| !existed)
+            .map(|(entry, _)| entry.entry_id.clone())
+            .collect();
+        for (entry, _) in made.iter().flatten() {
+            let kept = store.fetch_entry(&entry.entry_id).await.unwrap();
+            assert_eq!(kept.as_ref(), Some(entry), "{prefix}");
+        }
+        let made: Vec<_> = made.into_iter().map(|made| comparable(made, prefix)).collect();
+        assert_eq!(made, expected, "{prefix}");
+        ids.sort_unstable();
+        let (touched, ..) = touched(&store, &since).await;
+        assert_eq!(touched, ids, "{prefix}");
+    }
+    assert!(store.create_entries(Vec::new()).await.is_empty());
+}
+
+pub async fn a_large_batch_is_made_in_its_order(store: AnyStore) {
+    let new = |number: usize| {
+        let count = number % 5 + 1;
+        let texts: Vec<String> = (0..count).map(|it| format!("a:{it}")).collect();
+        let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+        NewEntry {
+            dns_names: (0..number % 3).map(|it| format!("n{it}")).collect(),
+            ..new_entry(&format!("/w{number}"), &texts)
+        }
+    };
+    const COUNT: usize = 467;
+    let made = store.create_entries((0..COUNT).map(new).collect()).await;
+    let made: Vec<Entry> = made.into_iter().map(|made| made.unwrap().0).collect();
+    let (listed, _) = store.list_entries(&Default::default(), None).await.unwrap();
+    assert_eq!(listed, made);
+    assert_eq!(made[COUNT - 1].spiffe_id, id(&format!("/w{}", COUNT - 1)));
+    let again = store.create_entries((0..COUNT).map(new).collect()).await;
+    let again: Vec<Entry> = again
+        .into_iter()
+        .map(|made| {
+            let (entry, existed) = made.unwrap();
+            assert!(existed);
+            entry
+        })
+        .collect();
+    assert_eq!(again, made);
+}
+
+pub async fn many_entries_are_changed_as_one_after_the_other(store: AnyStore) {
+    let made =
+        store.create_entries((0..3).map(|it| new_entry(&format!("/{it}"), &["a:1"])).collect());
+    let made: Vec<Entry> = made.await.into_iter().map(|made| made.unwrap().0).collect();
+    let since = store.snapshot().await.unwrap().revision;
+    let key = |at: usize| made[at].entry_id.clone();
+    let hint = |hint: &str| EntryUpdate { hint: Some(hint.into()), ..EntryUpdate::default() };
+    let wrong = EntryUpdate { selectors: Some(Vec::new()), ..EntryUpdate::default() };
+    let half = EntryUpdate {
+        selectors: Some(selectors(&["b:2"])),
+        federates_with: Some(vec![trust_domain("no.test")]),
+        ..EntryUpdate::default()
+    };
+    let good = vec![
+        (key(0), hint("first")),
+        ("missing".to_owned(), hint("x")),
+        (key(1), wrong),
+        (key(0), hint("second")),
+    ];
+    let bad = vec![(key(1), hint("kept")), (key(2), half), (key(1), hint("last"))];
+    let changed = store.update_entries(&good).await;
+    let hints =
+        |changed: Vec<Result<Entry, StoreError>>| -> Vec<Result<(String, i64), StoreError>> {
+            changed.into_iter().map(|it| it.map(|it| (it.hint, it.revision_number))).collect()
+        };
+    let invalid = "datastore-validation: invalid registration entry: missing selector list";
+    assert_eq!(
+        hints(changed),
+        [
+            Ok(("first".into(), 1)),
+            Err(StoreError::not_found()),
+            Err(StoreError::Invalid(invalid.into())),
+            Ok(("second".into(), 2)),
+        ]
+    );
+    let no_bundle = "unable to find federated bundle \"spiffe://no.test\"";
+    assert_eq!(
+        hints(store.update_entries(&bad).await),
+        [
+            Ok(("kept".into(), 1)),
+            Err(StoreError::Internal(no_bundle.into())),
+            Ok(("last".into(), 2)),
+        ]
+    );
+    let (listed, _) = store.list_entries(&Default::default(), None).await.unwrap();
+    let listed: Vec<_> = listed.iter().map(|it| (it.hint.as_str(), it.revision_number)).collect();
+    assert_eq!(listed, [("second", 2), ("last", 2), ("", 0)]);
+    let (entries, ..) = touched(&store, &since).await;
+    let mut expected = vec![key(0), key(1)];
+    expected.sort_unstable();
+    assert_eq!(entries, expected);
+}
+
+pub async fn many_entries_are_deleted_as_one_after_the_other(store: AnyStore) {
+    let new = |it: usize| NewEntry {
+        dns_names: vec!["name".into()],
+        ..new_entry(&format!("/{it}"), &["a:1", "b:2"])
+    };
+    let made = store.create_entries((0..250).map(new).collect()).await;
+    let made: Vec<Entry> = made.into_iter().map(|made| made.unwrap().0).collect();
+    let since = store.snapshot().await.unwrap().revision;
+    let mut ids: Vec<String> = made[1..].iter().map(|it| it.entry_id.clone()).collect();
+    ids.insert(1, "missing".into());
+    ids.push(ids[0].clone());
+    let deleted = store.delete_entries(&ids).await;
+    assert_eq!(deleted[0].as_ref(), Ok(&made[1]));
+    assert_eq!(deleted[1], Err(StoreError::not_found()));
+    assert_eq!(deleted[2].as_ref(), Ok(&made[2]));
+    assert_eq!(deleted.last(), Some(&Err(StoreError::not_found())));
+    assert_eq!(deleted.iter().filter(|it| it.is_ok()).count(), 249);
+    let (listed, _) = store.list_entries(&Default::default(), None).await.unwrap();
+    assert_eq!(listed, made[..1]);
+    assert_eq!(touched(&store, &since).await.0.len(), 249);
+    let again = store.create_entries((0..250).map(new).collect()).await;
+    assert_eq!(again.iter().flatten().filter(|(_, existed)| *existed).count(), 1);
+}
+
+/// Whatever waits for the writer together: each gets what it would have got alone.
+pub async fn of_many_writers_at_once_each_gets_its_own_answer(store: AnyStore) {
+    let gone = store.create_entry(new_entry("/gone", &["a:1"])).await.unwrap().entry_id;
+    let attempts: Vec<_> = (0..60)
+        .map(|number: usize| {
+            let (store, gone) = (AnyStore::clone(&store), gone.clone());
+            tokio::spawn(async move {
+                let path = format!("/w{number}");
+                match number % 6 {
+                    0 => store.create_entry(new_entry(&path, &["a:1", "b:2"])).await.map(drop),
+                    1 => store.create_entry(new_entry(&path, &["a:1", "a:1"])).await.map(drop),
+                    2 => {
+                        let many = (0..3).map(|it| new_entry(&format!("{path}/{it}"), &["a:1"]));
+                        store
+                            .create_entries(many.collect())
+                            .await
+                            .into_iter()
+                            .try_for_each(|it| it.map(drop))
+                    }
+                    3 => store.upsert_attested_node(super::node(&path, &["n:1"])).await.map(drop),
+                    4 => {
+                        let update = EntryUpdate {
+                            selectors: Some(selectors(&["b:2"])),
+                            federates_with: Some(vec![trust_domain("no.test")]),
+                            ..EntryUpdate::default()
+                        };
+                        store.update_entry(&gone, update).await.map(drop)
+                    }
+                    _ => store.delete_entry("missing").await.map(drop),
+                }
+            })
+        })
+        .collect();
+    for (number, attempt) in attempts.into_iter().enumerate() {
+        let outcome = attempt.await.unwrap();
+        match number % 6 {
+            1 => assert!(matches!(outcome, Err(StoreError::AlreadyExists(_))), "{outcome:?}"),
+            4 => assert!(matches!(outcome, Err(StoreError::Internal(_))), "{outcome:?}"),
+            5 => assert_eq!(outcome, Err(StoreError::not_found())),
+            _ => assert_eq!(outcome, Ok(()), "{number}"),
+        }
+    }
+    assert_eq!(store.count_entries(&Default::default()).await.unwrap(), 1 + 10 + 30);
+    assert_eq!(store.count_nodes(&Default::default()).await.unwrap(), 10);
+    let entry = store.fetch_entry(&gone).await.unwrap().unwrap();
+    assert_eq!((entry.revision_number, entry.selectors.len()), (0, 1), "a failure changed nothing");
 }

@@ -146,7 +146,7 @@ pub(super) async fn delete(
         }
         DeleteMode::Dissociate => {
             for entry in &federated {
-                tx.entry_event(&entry.entry.entry_id).await?;
+                tx.entry_event(&entry.entry.entry_id);
             }
         }
     }

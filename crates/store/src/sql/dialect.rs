@@ -1,5 +1,6 @@
 //! Everything that differs between SQL dialects. The rest of `sql` is one code path.
 
+use std::collections::BTreeSet;
 use std::time::SystemTime;
 
 use sea_orm::sea_query::{
@@ -73,16 +74,23 @@ impl Dialect {
     pub(super) async fn exclude(
         self,
         connection: &impl ConnectionTrait,
-        what: &str,
+        what: &[&str],
     ) -> Result<(), DbErr> {
         match self {
             Self::Sqlite { .. } => {}
             Self::Postgres => {
+                // In one order for all, so that no two wait for each other.
+                let places: BTreeSet<i64> = what.iter().map(|what| exclusion_place(what)).collect();
+                if places.is_empty() {
+                    return Ok(());
+                }
                 let mut select = Query::select();
-                select.expr(Expr::cust_with_values(
-                    "pg_advisory_xact_lock(hashtextextended($1, 7))",
-                    [what],
-                ));
+                for place in places {
+                    select.expr(Expr::cust_with_values(
+                        "pg_advisory_xact_lock($1)",
+                        [EXCLUSION_CLASS << 32 | place],
+                    ));
+                }
                 connection.query_one(&select).await?;
             }
             // Its named locks belong to connections and not to transactions; a row that always
@@ -190,6 +198,15 @@ impl Dialect {
         }
     }
 
+    /// That a text column is exactly this, to be looked at only in rows that were found otherwise.
+    pub(super) fn is_unindexed(self, column: &'static str, text: &str) -> SimpleExpr {
+        match self {
+            // Without statistics it would choose any index that there is.
+            Self::Sqlite { .. } => Expr::cust(format!("+\"{column}\"")).eq(text),
+            Self::Postgres | Self::MySql { .. } => self.is(column, text),
+        }
+    }
+
     /// That a text column is exactly one of these.
     pub(super) fn is_one_of<'a>(
         self,
@@ -262,6 +279,21 @@ impl Dialect {
         select.limit(1);
         select
     }
+}
+
+/// Tells our advisory locks from others': the upper half of their keys.
+const EXCLUSION_CLASS: i64 = 0x5354_4c45;
+
+/// So many locks there are at most: a database has room for some thousands.
+const EXCLUSIONS: u64 = 1024;
+
+/// One of [`EXCLUSIONS`] places for a text, the same in every server (FNV-1a). Two texts that
+/// share one wait for each other, and no harm is done.
+fn exclusion_place(text: &str) -> i64 {
+    let hash = text.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
+    });
+    (hash % EXCLUSIONS).cast_signed()
 }
 
 fn binary(text: &str) -> SimpleExpr {

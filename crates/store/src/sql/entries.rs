@@ -1,134 +1,28 @@
-//! Registration entries: create, change, delete, prune.
+//! Registration entries: change, delete, prune, list. (Making them is in `create.rs`.)
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use std::time::SystemTime;
 
-use prost::Message as _;
 use sea_orm::sea_query::{Cond, Expr, ExprTrait, Query};
-use steeple_proto::spire::common::registration_entry::AdditionalAttributes;
 use steeple_spiffe::{Selector, TrustDomain};
-use uuid::Uuid;
 
 use super::entry_rows::{self, StoredEntry};
 use super::tx::Tx;
 use super::{
-    BUNDLES, DNS_NAMES, ENTRIES, FEDERATED_ENTRIES, IN_LIST, SELECTORS, entry_rules, filters,
-    pages, timestamp,
+    DNS_NAMES, ENTRIES, FEDERATED_ENTRIES, IN_LIST, SELECTORS, create, entry_rules, filters, pages,
+    timestamp,
 };
 use crate::error::StoreError;
-use crate::model::{
-    Entry, EntryFilter, EntryUpdate, MatchBehavior, NewEntry, Page, SelectorFilter,
-};
-
-/// Makes an entry unless a similar one exists, which is then answered with `true` (ER-18).
-pub(super) async fn create_or_return_similar(
-    tx: &Tx,
-    new: NewEntry,
-) -> Result<(Entry, bool), StoreError> {
-    entry_rules::check_new(&new)?;
-    tx.exclude(&format!("{} {}", new.spiffe_id, new.parent_id)).await?;
-    if let Some(similar) = find_similar(tx, &new).await? {
-        return Ok((similar, true));
-    }
-    Ok((insert(tx, new).await?, false))
-}
-
-/// Makes an entry; a similar one is an error.
-pub(super) async fn create(tx: &Tx, new: NewEntry) -> Result<Entry, StoreError> {
-    match create_or_return_similar(tx, new).await? {
-        (entry, false) => Ok(entry),
-        (_, true) => Err(StoreError::AlreadyExists("similar entry already exists".into())),
-    }
-}
-
-/// An entry with the same ids and the same set of selectors. The database narrows by one of the
-/// selectors, so that their number is no matter.
-async fn find_similar(tx: &Tx, new: &NewEntry) -> Result<Option<Entry>, StoreError> {
-    let wanted: BTreeSet<&Selector> = new.selectors.iter().collect();
-    let one = wanted.first().map(|&selector| SelectorFilter {
-        selectors: vec![selector.clone()],
-        behavior: MatchBehavior::Superset,
-    });
-    let filter = EntryFilter {
-        spiffe_id: Some(new.spiffe_id.clone()),
-        parent_id: Some(new.parent_id.clone()),
-        selectors: one,
-        ..EntryFilter::default()
-    };
-    let found = entry_rows::find(tx, filters::entries(&filter, tx.dialect)?, None).await?;
-    let mut entries = found.entries.into_iter().map(|stored| stored.entry);
-    Ok(entries.find(|entry| entry.selectors.iter().eq(wanted.iter().copied())))
-}
-
-async fn insert(tx: &Tx, new: NewEntry) -> Result<Entry, StoreError> {
-    let entry_id = match new.entry_id {
-        Some(id) if !id.is_empty() => id,
-        _ => Uuid::new_v4().to_string(),
-    };
-    let attributes = AdditionalAttributes {
-        disable_x509_svid_prefetch: new.disable_x509_svid_prefetch,
-        jwt_svid_include_jti: new.jwt_svid_include_jti,
-    };
-    let columns = [
-        ("entry_id", entry_id.as_str().into()),
-        ("spiffe_id", new.spiffe_id.as_str().into()),
-        ("parent_id", new.parent_id.as_str().into()),
-        ("ttl", new.x509_svid_ttl.into()),
-        ("admin", new.admin.into()),
-        ("downstream", new.downstream.into()),
-        ("expiry", new.expires_at.into()),
-        ("revision_number", 0_i64.into()),
-        ("store_svid", new.store_svid.into()),
-        ("hint", new.hint.as_str().into()),
-        ("jwt_svid_ttl", new.jwt_svid_ttl.into()),
-        ("additional_attributes", encode_attributes(&attributes)),
-    ];
-    let row_id = tx.insert(ENTRIES, &columns).await?;
-    let federates_with = insert_links(tx, row_id, &new.federates_with).await?;
-    insert_selectors(tx, row_id, &new.selectors).await?;
-    insert_dns_names(tx, row_id, &new.dns_names).await?;
-    tx.entry_event(&entry_id).await?;
-
-    let mut selectors = new.selectors;
-    selectors.sort_unstable();
-    Ok(Entry {
-        entry_id,
-        spiffe_id: new.spiffe_id,
-        parent_id: new.parent_id,
-        selectors,
-        x509_svid_ttl: new.x509_svid_ttl,
-        jwt_svid_ttl: new.jwt_svid_ttl,
-        federates_with,
-        admin: new.admin,
-        downstream: new.downstream,
-        expires_at: new.expires_at,
-        dns_names: new.dns_names,
-        revision_number: 0,
-        store_svid: new.store_svid,
-        hint: new.hint,
-        disable_x509_svid_prefetch: new.disable_x509_svid_prefetch,
-        jwt_svid_include_jti: new.jwt_svid_include_jti,
-        created_at: timestamp::Nanos::from(tx.now).rounded_seconds(),
-    })
-}
-
-/// NULL when nothing is set, as in rows from before there were attributes.
-fn encode_attributes(attributes: &AdditionalAttributes) -> Expr {
-    let bytes = attributes.encode_to_vec();
-    Expr::val(if bytes.is_empty() { None } else { Some(bytes) })
-}
+use crate::model::{Entry, EntryFilter, EntryUpdate, Page};
 
 async fn insert_selectors(tx: &Tx, row_id: i64, selectors: &[Selector]) -> Result<(), StoreError> {
-    let rows = selectors
-        .iter()
-        .map(|selector| vec![row_id.into(), (&*selector.kind).into(), (&*selector.value).into()])
-        .collect();
-    tx.insert_many(SELECTORS, &["registered_entry_id", "type", "value"], rows).await
+    let rows: Vec<_> = selectors.iter().map(|selector| (row_id, selector)).collect();
+    tx.insert_together(create::selector_rows(tx, &rows)).await
 }
 
 async fn insert_dns_names(tx: &Tx, row_id: i64, names: &[String]) -> Result<(), StoreError> {
-    let rows = names.iter().map(|name| vec![row_id.into(), name.as_str().into()]).collect();
-    tx.insert_many(DNS_NAMES, &["registered_entry_id", "value"], rows).await
+    let rows: Vec<_> = names.iter().map(|name| (row_id, name.as_str())).collect();
+    tx.insert_together(create::name_rows(tx, &rows)).await
 }
 
 /// Links an entry to the bundles of its trust domains, all of which must exist (ER-14).
@@ -138,20 +32,15 @@ async fn insert_links(
     trust_domains: &[TrustDomain],
 ) -> Result<Vec<TrustDomain>, StoreError> {
     let wanted: BTreeSet<&TrustDomain> = trust_domains.iter().collect();
-    for &trust_domain in &wanted {
+    let wanted: Vec<&TrustDomain> = wanted.into_iter().collect();
+    let bundles = create::bundle_ids(tx, &wanted).await?;
+    let mut links = Vec::with_capacity(wanted.len());
+    for trust_domain in &wanted {
         let id = trust_domain.id_string();
-        let mut select = Query::select();
-        select.column("id").from(BUNDLES).and_where(Expr::col("trust_domain").eq(id.as_str()));
-        let Some(bundle) = tx.one(&select).await? else {
-            return Err(StoreError::Internal(format!("unable to find federated bundle \"{id}\"")));
-        };
-        let mut insert = Query::insert();
-        insert
-            .into_table(FEDERATED_ENTRIES)
-            .columns(["bundle_id", "registered_entry_id"])
-            .values_panic([Expr::val(bundle.get::<i64>(0)?), Expr::val(row_id)]);
-        tx.execute(&insert).await?;
+        let bundle = bundles.get(&id).ok_or_else(|| create::no_bundle(&id))?;
+        links.push((*bundle, row_id));
     }
+    tx.insert_together(create::link_rows(&links, tx.dialect)).await?;
     Ok(wanted.into_iter().cloned().collect())
 }
 
@@ -161,11 +50,64 @@ pub(super) async fn update(
     update: EntryUpdate,
 ) -> Result<Entry, StoreError> {
     entry_rules::check_update(&update)?;
-    let Some(StoredEntry { row_id, mut entry }) =
-        entry_rows::find_by_entry_id(tx, entry_id).await?
-    else {
-        return Err(StoreError::not_found());
-    };
+    let stored = entry_rows::find_by_entry_id(tx, entry_id).await?;
+    write_update(tx, stored.ok_or_else(StoreError::not_found)?, update).await
+}
+
+/// Changes entries, as if one after the other.
+///
+/// # Errors
+/// When one of them fails after something was changed: then nothing is to be kept, and nothing is
+/// said of any single one.
+pub(super) async fn update_many(
+    tx: &Tx,
+    updates: &[(String, EntryUpdate)],
+) -> Result<Vec<Result<Entry, StoreError>>, StoreError> {
+    let ids: Vec<&str> = updates.iter().map(|(id, _)| id.as_str()).collect();
+    let mut found = find_many(tx, &ids).await?;
+    let mut updated = Vec::with_capacity(updates.len());
+    for (entry_id, update) in updates {
+        let checked = entry_rules::check_update(update);
+        updated.push(match (checked, found.get_mut(entry_id)) {
+            (Err(error), _) => Err(error),
+            (Ok(()), None) => Err(StoreError::not_found()),
+            (Ok(()), Some(stored)) => {
+                let before = tx.progress();
+                match write_update(tx, stored.clone(), update.clone()).await {
+                    Err(error) if tx.progress() != before => return Err(error),
+                    Err(error) => Err(error),
+                    Ok(entry) => {
+                        stored.entry = entry.clone();
+                        Ok(entry)
+                    }
+                }
+            }
+        });
+    }
+    Ok(updated)
+}
+
+/// The entries with these ids that exist, by their ids.
+async fn find_many(tx: &Tx, ids: &[&str]) -> Result<HashMap<String, StoredEntry>, StoreError> {
+    let mut found = HashMap::with_capacity(ids.len());
+    for ids in ids.chunks(IN_LIST) {
+        let listed = tx.dialect.is_one_of((ENTRIES, "entry_id"), ids.iter().copied());
+        let page = entry_rows::find(tx, Cond::all().add(listed), None).await?;
+        if !page.is_whole {
+            return Err(StoreError::sql("an entry is malformed"));
+        }
+        let stored = page.entries.into_iter();
+        found.extend(stored.map(|stored| (stored.entry.entry_id.clone(), stored)));
+    }
+    Ok(found)
+}
+
+async fn write_update(
+    tx: &Tx,
+    stored: StoredEntry,
+    update: EntryUpdate,
+) -> Result<Entry, StoreError> {
+    let StoredEntry { row_id, mut entry } = stored;
     let touches_storing = update.store_svid.is_some() || update.selectors.is_some();
 
     let mut statement = Query::update();
@@ -176,11 +118,9 @@ pub(super) async fn update(
     if update.disable_x509_svid_prefetch.is_some() || update.jwt_svid_include_jti.is_some() {
         set(&mut entry.disable_x509_svid_prefetch, update.disable_x509_svid_prefetch);
         set(&mut entry.jwt_svid_include_jti, update.jwt_svid_include_jti);
-        let attributes = AdditionalAttributes {
-            disable_x509_svid_prefetch: entry.disable_x509_svid_prefetch,
-            jwt_svid_include_jti: entry.jwt_svid_include_jti,
-        };
-        statement.value("additional_attributes", encode_attributes(&attributes));
+        let attributes =
+            create::encode_attributes(entry.disable_x509_svid_prefetch, entry.jwt_svid_include_jti);
+        statement.value("additional_attributes", attributes);
     }
     if let Some(selectors) = update.selectors {
         delete_children(tx, SELECTORS, row_id).await?;
@@ -222,7 +162,7 @@ pub(super) async fn update(
         .value("hint", entry.hint.as_str())
         .value("revision_number", entry.revision_number);
     tx.execute(&statement).await?;
-    tx.entry_event(entry_id).await?;
+    tx.entry_event(&entry.entry_id);
     Ok(entry)
 }
 
@@ -240,15 +180,52 @@ pub(super) async fn delete(tx: &Tx, entry_id: &str) -> Result<Entry, StoreError>
     Ok(stored.entry)
 }
 
+/// Deletes entries, as if one after the other.
+///
+/// # Errors
+/// When the database fails, or holds one that is malformed: then nothing is said of any.
+pub(super) async fn delete_many(
+    tx: &Tx,
+    entry_ids: &[String],
+) -> Result<Vec<Result<Entry, StoreError>>, StoreError> {
+    let ids: Vec<&str> = entry_ids.iter().map(String::as_str).collect();
+    let mut found = find_many(tx, &ids).await?;
+    let doomed: Vec<Option<StoredEntry>> = ids.iter().map(|id| found.remove(*id)).collect();
+    delete_all_stored(tx, doomed.iter().flatten()).await?;
+    let deleted = doomed.into_iter().map(|stored| match stored {
+        Some(stored) => Ok(stored.entry),
+        None => Err(StoreError::not_found()),
+    });
+    Ok(deleted.collect())
+}
+
 /// Deletes an entry with all that belongs to it, and says so.
 pub(super) async fn delete_stored(tx: &Tx, stored: &StoredEntry) -> Result<(), StoreError> {
-    for table in [FEDERATED_ENTRIES, SELECTORS, DNS_NAMES] {
-        delete_children(tx, table, stored.row_id).await?;
+    delete_all_stored(tx, std::iter::once(stored)).await
+}
+
+async fn delete_all_stored<'a>(
+    tx: &Tx,
+    stored: impl Iterator<Item = &'a StoredEntry>,
+) -> Result<(), StoreError> {
+    let stored: Vec<&StoredEntry> = stored.collect();
+    for stored in stored.chunks(IN_LIST) {
+        let rows = || stored.iter().map(|stored| stored.row_id);
+        let owner = "registered_entry_id";
+        let mut deletes = Vec::new();
+        for (table, column) in
+            [(FEDERATED_ENTRIES, owner), (SELECTORS, owner), (DNS_NAMES, owner), (ENTRIES, "id")]
+        {
+            let mut delete = Query::delete();
+            delete.from_table(table).and_where(Expr::col(column).is_in(rows()));
+            deletes.push(delete);
+        }
+        tx.delete_together(&deletes).await?;
     }
-    let mut delete = Query::delete();
-    delete.from_table(ENTRIES).and_where(Expr::col("id").eq(stored.row_id));
-    tx.execute(&delete).await?;
-    tx.entry_event(&stored.entry.entry_id).await
+    for stored in stored {
+        tx.entry_event(&stored.entry.entry_id);
+    }
+    Ok(())
 }
 
 async fn delete_children(tx: &Tx, table: &'static str, row_id: i64) -> Result<(), StoreError> {
@@ -262,9 +239,9 @@ pub(super) async fn prune(tx: &Tx, now: SystemTime) -> Result<Vec<Entry>, StoreE
     let now = timestamp::Nanos::from(now).seconds();
     let expired = Cond::all().add(Expr::col("expiry").ne(0)).add(Expr::col("expiry").lt(now));
     let expired = entry_rows::find(tx, expired, None).await?.entries;
+    delete_all_stored(tx, expired.iter()).await?;
     let mut pruned = Vec::with_capacity(expired.len());
     for stored in expired {
-        delete_stored(tx, &stored).await?;
         tracing::info!(
             subsystem_name = "sql",
             spiffe_id = %stored.entry.spiffe_id,

@@ -15,6 +15,7 @@ use crate::error::{StoreError, excerpt};
 use crate::model::{Entry, Page};
 
 /// An entry with the id of its row.
+#[derive(Clone)]
 pub(super) struct StoredEntry {
     pub(super) row_id: i64,
     pub(super) entry: Entry,
@@ -24,6 +25,8 @@ pub(super) struct StoredEntry {
 pub(super) struct EntryPage {
     pub(super) entries: Vec<StoredEntry>,
     pub(super) last_id: Option<i64>,
+    /// No row was malformed.
+    pub(super) is_whole: bool,
 }
 
 /// The entries that fit a condition on their row.
@@ -53,22 +56,12 @@ pub(super) async fn find_by_entry_id(
     }
 }
 
-/// All entries, in the order of creation.
-pub(super) async fn find_all(tx: &Tx) -> Result<Vec<Entry>, StoreError> {
-    const ROWS_PER_READ: usize = 5_000;
-    let mut all = Vec::new();
-    let mut page = Page { token: None, size: ROWS_PER_READ };
-    loop {
-        let mut select = select_entries(tx.dialect);
-        pages::apply(tx.dialect, &mut select, Some(&page))?;
-        let rows = tx.all(&select).await?;
-        let read = load(tx, &rows, Reach::Contiguous).await?;
-        all.extend(read.entries.into_iter().map(|stored| stored.entry));
-        page.token = pages::next_token(Some(&page), read.last_id);
-        if page.token.is_none() {
-            return Ok(all);
-        }
-    }
+/// One page of all entries, in the order of creation.
+pub(super) async fn find_between(tx: &Tx, page: &Page) -> Result<EntryPage, StoreError> {
+    let mut select = select_entries(tx.dialect);
+    pages::apply(tx.dialect, &mut select, Some(page))?;
+    let rows = tx.all(&select).await?;
+    load(tx, &rows, Reach::Contiguous).await
 }
 
 fn select_entries(dialect: Dialect) -> SelectStatement {
@@ -147,15 +140,15 @@ async fn load(tx: &Tx, rows: &[Row], reach: Reach) -> Result<EntryPage, StoreErr
         }
     }
     for wanted in Wanted::of(&ids, reach) {
-        add_selectors(tx, &wanted, &places, &mut entries).await?;
-        add_dns_names(tx, &wanted, &places, &mut entries).await?;
-        add_trust_domains(tx, &wanted, &places, &mut entries).await?;
+        let selects = [selectors_of(&wanted), dns_names_of(&wanted), trust_domains_of(&wanted)];
+        add_children(&tx.all_together(&selects).await?, &places, &mut entries)?;
     }
     for stored in &mut entries {
         stored.entry.selectors.sort_unstable();
         stored.entry.selectors.dedup();
     }
-    Ok(EntryPage { entries, last_id: ids.last().copied() })
+    let is_whole = entries.len() == ids.len();
+    Ok(EntryPage { entries, last_id: ids.last().copied(), is_whole })
 }
 
 fn read_entry(row: &Row) -> Result<Entry, StoreError> {
@@ -192,73 +185,69 @@ fn read_entry(row: &Row) -> Result<Entry, StoreError> {
     })
 }
 
-async fn add_selectors(
-    tx: &Tx,
-    wanted: &Wanted,
-    places: &HashMap<i64, usize>,
-    entries: &mut [StoredEntry],
-) -> Result<(), StoreError> {
+/// What a row of [`add_children`] is: its first column.
+const IS_SELECTOR: &str = "1";
+const IS_DNS_NAME: &str = "2";
+const IS_TRUST_DOMAIN: &str = "3";
+
+fn selectors_of(wanted: &Wanted) -> SelectStatement {
     let mut select = Query::select();
     select
+        .expr(Expr::cust(IS_SELECTOR))
         .columns(["registered_entry_id", "type", "value"])
         .from(SELECTORS)
         .and_where(wanted.of_column((SELECTORS, "registered_entry_id")));
-    for row in tx.all(&select).await? {
-        // Rows of entries that are gone may lie around from old releases.
-        if let Some(&place) = places.get(&row.get::<i64>(0)?) {
-            let (kind, value): (String, String) = (row.get_or_default(1)?, row.get_or_default(2)?);
-            entries[place].entry.selectors.push(Selector::new(&kind, &value));
-        }
-    }
-    Ok(())
+    select
 }
 
-async fn add_dns_names(
-    tx: &Tx,
-    wanted: &Wanted,
-    places: &HashMap<i64, usize>,
-    entries: &mut [StoredEntry],
-) -> Result<(), StoreError> {
+fn dns_names_of(wanted: &Wanted) -> SelectStatement {
     let mut select = Query::select();
     select
-        .columns(["registered_entry_id", "value"])
+        .expr(Expr::cust(IS_DNS_NAME))
+        .columns(["registered_entry_id", "value", "value"])
         .from(DNS_NAMES)
         .and_where(wanted.of_column((DNS_NAMES, "registered_entry_id")))
         .order_by("id", Order::Asc);
-    for row in tx.all(&select).await? {
-        if let Some(&place) = places.get(&row.get::<i64>(0)?) {
-            entries[place].entry.dns_names.push(row.get_or_default(1)?);
-        }
-    }
-    Ok(())
+    select
 }
 
-async fn add_trust_domains(
-    tx: &Tx,
-    wanted: &Wanted,
-    places: &HashMap<i64, usize>,
-    entries: &mut [StoredEntry],
-) -> Result<(), StoreError> {
+fn trust_domains_of(wanted: &Wanted) -> SelectStatement {
     let mut select = Query::select();
     select
+        .expr(Expr::cust(IS_TRUST_DOMAIN))
         .column((FEDERATED_ENTRIES, "registered_entry_id"))
+        .column((BUNDLES, "trust_domain"))
         .column((BUNDLES, "trust_domain"))
         .from(FEDERATED_ENTRIES)
         .inner_join(BUNDLES, Expr::col((BUNDLES, "id")).equals((FEDERATED_ENTRIES, "bundle_id")))
         .and_where(wanted.of_column((FEDERATED_ENTRIES, "registered_entry_id")))
         .order_by((BUNDLES, "trust_domain"), Order::Asc);
-    for row in tx.all(&select).await? {
-        if let Some(&place) = places.get(&row.get::<i64>(0)?) {
-            let name: String = row.get_or_default(1)?;
-            match TrustDomain::from_name_or_id(&name) {
-                Ok(trust_domain) => entries[place].entry.federates_with.push(trust_domain),
+    select
+}
+
+/// Gives entries what belongs to them: rows of a kind, an entry's row id and two texts.
+fn add_children(
+    rows: &[Row],
+    places: &HashMap<i64, usize>,
+    entries: &mut [StoredEntry],
+) -> Result<(), StoreError> {
+    for row in rows {
+        // Rows of entries that are gone may lie around from old releases.
+        let Some(&place) = places.get(&row.get::<i64>(1)?) else { continue };
+        let StoredEntry { row_id, entry } = &mut entries[place];
+        let text: String = row.get_or_default(2)?;
+        match row.get::<i64>(0)? {
+            1 => entry.selectors.push(Selector::new(&text, &row.get_or_default::<String>(3)?)),
+            2 => entry.dns_names.push(text),
+            _ => match TrustDomain::from_name_or_id(&text) {
+                Ok(trust_domain) => entry.federates_with.push(trust_domain),
                 Err(error) => tracing::warn!(
                     subsystem_name = "sql",
-                    row = entries[place].row_id,
+                    row = *row_id,
                     error = %error,
                     "Skipping a malformed federated trust domain"
                 ),
-            }
+            },
         }
     }
     Ok(())

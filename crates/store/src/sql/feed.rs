@@ -5,16 +5,14 @@ pub(super) mod unordered;
 use std::collections::HashMap;
 use std::time::SystemTime;
 
-use sea_orm::sea_query::{Cond, Expr, ExprTrait, Order, Query};
+use sea_orm::sea_query::{Cond, Expr, ExprTrait, Order, Query, UnionType};
 use steeple_spiffe::SpiffeId;
 
 use super::dialect::Dialect;
 use super::tx::Tx;
-use super::{ENTRY_EVENTS, IN_LIST, NODE_EVENTS, entries, entry_rows, node_rows, timestamp};
+use super::{ENTRY_EVENTS, IN_LIST, NODE_EVENTS, entries, node_rows, timestamp};
 use crate::error::{StoreError, excerpt};
-use crate::feed::{
-    Changes, Cursor, EntryChange, NodeChange, ResnapshotReason, Revision, Since, Snapshot,
-};
+use crate::feed::{Changes, Cursor, EntryChange, NodeChange, ResnapshotReason, Revision, Since};
 
 /// After more events than this a snapshot costs less than the changes one by one.
 const MAX_EVENTS: i64 = 50_000;
@@ -41,12 +39,9 @@ pub(super) enum From {
 /// What happened to one table: where it stands now and who was touched, each once.
 type News = Result<(Cursor, Vec<String>), ResnapshotReason>;
 
-pub(super) async fn snapshot(tx: &Tx) -> Result<Snapshot, StoreError> {
-    Ok(Snapshot {
-        revision: Revision { entries: head(tx, ENTRY).await?, nodes: head(tx, NODE).await? },
-        entries: entry_rows::find_all(tx).await?,
-        nodes: node_rows::find_all(tx).await?,
-    })
+/// Where both event tables stand.
+pub(super) async fn heads(tx: &Tx) -> Result<Revision, StoreError> {
+    Ok(Revision { entries: head(tx, ENTRY).await?, nodes: head(tx, NODE).await? })
 }
 
 pub(super) async fn changes_since(
@@ -54,11 +49,19 @@ pub(super) async fn changes_since(
     after: &Revision,
     from: From,
 ) -> Result<Since, StoreError> {
-    let (entry_cursor, entry_ids) = match news(tx, ENTRY, &after.entries, from).await? {
+    let [entries, nodes] = if tx.dialect.has_ordered_ids() {
+        ordered_news(tx, after).await?
+    } else {
+        [
+            unordered::news(tx, ENTRY, &after.entries, from).await?,
+            unordered::news(tx, NODE, &after.nodes, from).await?,
+        ]
+    };
+    let (entry_cursor, entry_ids) = match entries {
         Ok(news) => news,
         Err(reason) => return Ok(Since::ResnapshotNeeded(reason)),
     };
-    let (node_cursor, node_ids) = match news(tx, NODE, &after.nodes, from).await? {
+    let (node_cursor, node_ids) = match nodes {
         Ok(news) => news,
         Err(reason) => return Ok(Since::ResnapshotNeeded(reason)),
     };
@@ -127,19 +130,60 @@ async fn read_events(tx: &Tx, events: Events, fits: Expr) -> Result<Vec<Event>, 
         .collect()
 }
 
-async fn news(tx: &Tx, events: Events, after: &Cursor, from: From) -> Result<News, StoreError> {
-    if !tx.dialect.has_ordered_ids() {
-        return unordered::news(tx, events, after, from).await;
+/// What happened to both tables, in one statement, where ids are ordered.
+async fn ordered_news(tx: &Tx, after: &Revision) -> Result<[News; 2], StoreError> {
+    let cursors = [(ENTRY, &after.entries), (NODE, &after.nodes)];
+    let mut selects = Vec::new();
+    // Rows of both kinds: where a table stands (even), and an event in it (odd).
+    for (kind, (events, after)) in [0_i64, 2].into_iter().zip(cursors) {
+        let mut newest = Query::select();
+        newest
+            .expr(Expr::val(kind))
+            .column("seq")
+            .expr(Expr::cust("NULL"))
+            .expr(Expr::cust("NULL"))
+            .from("sqlite_sequence")
+            .and_where(Expr::col("name").eq(events.table));
+        let mut read = Query::select();
+        read.expr(Expr::val(kind + 1))
+            .columns(["id", events.subject])
+            .expr(Expr::col("created_at").cast_as("TEXT"))
+            .from(events.table)
+            .and_where(Expr::col("id").between(after.id, after.id.saturating_add(MAX_EVENTS)));
+        selects.extend([newest, read]);
     }
-    let newest = newest_id(tx, events).await?;
-    if newest < after.id {
-        return Ok(Err(ResnapshotReason::Replaced));
+    let all = selects.into_iter().reduce(|mut all, next| {
+        all.union(UnionType::All, next);
+        all
+    });
+    let mut newest = [0; 2];
+    let mut read = [Vec::new(), Vec::new()];
+    let rows = match &all {
+        Some(all) => tx.all(all).await?,
+        None => Vec::new(),
+    };
+    for row in rows {
+        let (kind, id) = (row.get::<i64>(0)?, row.get_or_default(1)?);
+        let which = usize::from(kind >= 2);
+        if kind % 2 == 0 {
+            newest[which] = id;
+            continue;
+        }
+        let (subject, written_at) = (row.get_or_default(2)?, row.get_or_default(3)?);
+        read[which].push(Event { id, subject, written_at });
     }
-    if newest - after.id > MAX_EVENTS {
-        return Ok(Err(ResnapshotReason::TooMany));
-    }
-    let read = read_events(tx, events, Expr::col("id").gte(after.id)).await?;
-    Ok(follow(after, newest, read))
+    let [entries, nodes] = read;
+    let judge = |after: &Cursor, newest: i64, mut events: Vec<Event>| {
+        if newest < after.id {
+            return Err(ResnapshotReason::Replaced);
+        }
+        if newest - after.id > MAX_EVENTS {
+            return Err(ResnapshotReason::TooMany);
+        }
+        events.sort_unstable_by_key(|event| event.id);
+        follow(after, newest, events)
+    };
+    Ok([judge(&after.entries, newest[0], entries), judge(&after.nodes, newest[1], nodes)])
 }
 
 /// Checks that every id from the cursor to the newest is there, and gathers who was touched.

@@ -5,7 +5,7 @@ use std::time::SystemTime;
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
 
 use super::tx::Tx;
-use super::{JOIN_TOKENS, entries, nodes, timestamp};
+use super::{JOIN_TOKENS, create, nodes, timestamp};
 use crate::error::{JoinTokenError, StoreError};
 use crate::model::{AttestedNode, JoinToken, NewEntry};
 
@@ -21,7 +21,7 @@ pub(super) async fn create(
     tx.insert(JOIN_TOKENS, &columns).await?;
     if let Some(alias) = alias {
         // A similar entry serves as well as a new one, as in SPIRE.
-        entries::create_or_return_similar(tx, alias).await?;
+        create::create_or_return_similar(tx, alias).await?;
     }
     Ok(())
 }

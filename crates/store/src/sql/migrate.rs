@@ -33,7 +33,7 @@ pub(super) async fn migrate(store: &SqlStore, config: &StoreConfig) -> Result<bo
 async fn lock(tx: &Tx) -> Result<(), StoreError> {
     match tx.dialect {
         Dialect::Sqlite { .. } => Ok(()),
-        Dialect::Postgres => tx.exclude(LOCK).await,
+        Dialect::Postgres => tx.exclude(&[LOCK]).await,
         Dialect::MySql { .. } => {
             let mut select = Query::select();
             select.expr(Expr::cust(format!("GET_LOCK('{LOCK}', 15)")));

@@ -7,7 +7,7 @@ use steeple_spiffe::{Selector, SpiffeId};
 
 use super::node_rows::{self, StoredNode};
 use super::tx::Tx;
-use super::{NODE_SELECTORS, NODES, entries, entry_rows, filters, pages, timestamp};
+use super::{NODE_SELECTORS, NODES, create, entries, entry_rows, filters, pages, timestamp};
 use crate::error::StoreError;
 use crate::model::{AttestedNode, NodeFilter, NodeUpdate, Page};
 
@@ -39,7 +39,7 @@ pub(super) async fn upsert(
         insert_row(tx, &node).await?;
     }
     replace_selectors(tx, &node.spiffe_id, &node.selectors).await?;
-    tx.node_event(node.spiffe_id.as_str()).await?;
+    tx.node_event(node.spiffe_id.as_str());
     Ok(Some(node))
 }
 
@@ -57,7 +57,7 @@ pub(super) async fn insert(tx: &Tx, mut node: AttestedNode) -> Result<AttestedNo
     }
     insert_row(tx, &node).await?;
     replace_selectors(tx, &node.spiffe_id, &node.selectors).await?;
-    tx.node_event(node.spiffe_id.as_str()).await?;
+    tx.node_event(node.spiffe_id.as_str());
     Ok(node)
 }
 
@@ -86,13 +86,19 @@ async fn replace_selectors(
     selectors: &[Selector],
 ) -> Result<(), StoreError> {
     delete_selectors(tx, id).await?;
-    let rows = selectors
-        .iter()
-        .map(|selector| {
-            vec![id.as_str().into(), (&*selector.kind).into(), (&*selector.value).into()]
-        })
-        .collect();
-    tx.insert_many(NODE_SELECTORS, &["spiffe_id", "type", "value"], rows).await
+    if selectors.is_empty() {
+        return Ok(());
+    }
+    let columns = ["spiffe_id", "type", "value"];
+    let inserts = create::pieces(selectors, tx.dialect).map(|selectors| {
+        let mut insert = tx.insert_into(NODE_SELECTORS, columns.into_iter());
+        for selector in selectors {
+            let row = [id.as_str().into(), (&*selector.kind).into(), (&*selector.value).into()];
+            tx.add_row(&mut insert, row);
+        }
+        insert
+    });
+    tx.insert_together(inserts.collect()).await
 }
 
 async fn delete_selectors(tx: &Tx, id: &SpiffeId) -> Result<(), StoreError> {
@@ -109,7 +115,7 @@ pub(super) async fn update(
 ) -> Result<AttestedNode, StoreError> {
     let stored = node_rows::find_by_id(tx, id).await?.ok_or_else(StoreError::not_found)?;
     let node = write_update(tx, stored, update).await?;
-    tx.node_event(id.as_str()).await?;
+    tx.node_event(id.as_str());
     Ok(node)
 }
 
@@ -135,7 +141,7 @@ pub(super) async fn promote_serial(
         ..NodeUpdate::default()
     };
     let node = write_update(tx, stored, update).await?;
-    tx.node_event(id.as_str()).await?;
+    tx.node_event(id.as_str());
     Ok(node)
 }
 
@@ -200,7 +206,8 @@ async fn delete_stored(tx: &Tx, stored: &StoredNode) -> Result<(), StoreError> {
     let mut delete = Query::delete();
     delete.from_table(NODES).and_where(Expr::col("id").eq(stored.row_id));
     tx.execute(&delete).await?;
-    tx.node_event(node.spiffe_id.as_str()).await
+    tx.node_event(node.spiffe_id.as_str());
+    Ok(())
 }
 
 /// Deletes the entries that came with the agent's join token (NL-06): those whose only selector

@@ -12,9 +12,11 @@ use tokio::sync::watch;
 
 use super::SqlStore;
 use super::dialect::Dialect;
+use super::group::Group;
 use super::iam::Login;
 use super::link::{self, Link, Source};
 use super::listen::{self, Ear};
+use super::mark::WalIndex;
 use super::migrate::migrate;
 use super::mysql_dsn::{self, MySqlDsn};
 use super::postgres_dsn::{self, PostgresDsn};
@@ -32,6 +34,7 @@ struct Opened {
     writer: Source,
     readers: Option<Source>,
     replica: Option<Source>,
+    wal_index: Option<WalIndex>,
 }
 
 impl SqlStore {
@@ -59,6 +62,8 @@ impl SqlStore {
             replica: opened.replica,
             now: Arc::clone(&config.now),
             busy_deadline: config.busy_deadline,
+            wal_index: opened.wal_index,
+            group: Group::default(),
             wake: watch::Sender::new(0),
             wake_bundles: watch::Sender::new(0),
             created: false,
@@ -165,8 +170,11 @@ async fn open_sqlite(config: &StoreConfig) -> Result<Opened, StoreError> {
             Some(replica.map_err(|error| dialect.driver_error(&error))?)
         }
     };
+    // Not in use where the file system has no room for shared memory, or by another VFS.
+    let uses_wal = !in_memory && uses_wal(&writer, dialect).await?;
     Ok(Opened {
         dialect,
+        wal_index: uses_wal.then(|| WalIndex::open(&path)).flatten(),
         writer: Source::new("primary", writer, Link::Sqlite),
         readers: readers.map(|readers| Source::new("primary", readers, Link::Sqlite)),
         replica: replica.map(|replica| Source::new("read-only", replica, Link::Sqlite)),
@@ -187,6 +195,7 @@ fn open_postgres(config: &StoreConfig) -> Result<Opened, StoreError> {
         writer: source("primary", &config.connection_string)?,
         readers: None,
         replica: replica.map(|text| source("read-only", text)).transpose()?,
+        wal_index: None,
     })
 }
 
@@ -210,6 +219,7 @@ fn open_mysql(config: &StoreConfig) -> Result<Opened, StoreError> {
         writer,
         readers: None,
         replica: replica.map(|(replica, _)| replica),
+        wal_index: None,
     })
 }
 
@@ -272,6 +282,20 @@ async fn utc_offset(connection: &DatabaseConnection, dialect: Dialect) -> Result
     let offset: Option<i64> = tx.one(&select).await?.map(|row| row.get(0)).transpose()?;
     tx.rollback().await?;
     Ok(i32::try_from(offset.unwrap_or_default()).unwrap_or_default())
+}
+
+/// Whether the database is in WAL mode, with its index in a file of its own.
+async fn uses_wal(connection: &DatabaseConnection, dialect: Dialect) -> Result<bool, StoreError> {
+    let mut select = Query::select();
+    select.expr(Expr::cust(
+        "(SELECT journal_mode FROM pragma_journal_mode) || ' ' || \
+         (SELECT locking_mode FROM pragma_locking_mode)",
+    ));
+    let tx = connection.begin().await.map_err(|error| dialect.error(&error))?;
+    let tx = Tx::reading(tx, dialect);
+    let modes: Option<String> = tx.one(&select).await?.map(|row| row.get(0)).transpose()?;
+    tx.rollback().await?;
+    Ok(modes.as_deref() == Some("wal normal"))
 }
 
 impl SqlStore {

@@ -55,7 +55,7 @@ pub(super) async fn make_tables(tx: &Tx) -> Result<(), StoreError> {
         Dialect::Sqlite { .. } => (&SQLITE, ""),
         Dialect::Postgres => {
             // It lets two make the same table at once, and then fails one of them.
-            tx.exclude(LOCK).await?;
+            tx.exclude(&[LOCK]).await?;
             (&POSTGRES, "")
         }
         Dialect::MySql { .. } => (&MYSQL, schema::mysql::TABLE_OPTIONS),

@@ -5,15 +5,17 @@ use std::time::SystemTime;
 use async_trait::async_trait;
 use steeple_pki::{Bundle, JwtAuthority};
 use steeple_spiffe::{SpiffeId, TrustDomain};
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
+use super::group::is_final;
+use super::mark::WalIndex;
 use super::tx::Tx;
 use super::{
-    Attempts, IfMade, SqlStore, bundles, ca_journals, entries, entry_rows, federation, feed,
+    Attempts, IfMade, SqlStore, bulk, bundles, ca_journals, entries, entry_rows, federation, feed,
     join_tokens, node_rows, nodes, reusable_tokens,
 };
 use crate::error::{JoinTokenError, StoreError};
-use crate::feed::{Revision, Since, Snapshot};
+use crate::feed::{Mark, Revision, Since, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
@@ -59,6 +61,27 @@ macro_rules! change {
             .await
     };
 }
+
+/// As `change`, in a transaction that others may share where that helps. What the work needs is
+/// named, since it may be done after its caller has gone.
+macro_rules! share {
+    ($store:ident, $if_made:expr, [$($name:ident),*], $tx:ident => $work:expr) => {
+        if $store.groups() {
+            $(let $name = $name.to_owned();)*
+            $store
+                .together(move |$tx| {
+                    $(let $name = $name.to_owned();)*
+                    Box::pin(async move { $work.await })
+                })
+                .await
+        } else {
+            change!(@ $store, $if_made, $tx => $work)
+        }
+    };
+}
+
+/// So many entries are changed in one transaction: other writers wait meanwhile.
+const ENTRIES_PER_CHANGE: usize = 200;
 
 #[async_trait]
 impl Store for SqlStore {
@@ -142,8 +165,8 @@ impl Store for SqlStore {
         read!(self, tx => federation::list(&tx, page))
     }
 
-    async fn snapshot(&self) -> Result<Snapshot, StoreError> {
-        read!(self, tx => feed::snapshot(&tx))
+    async fn read_all(&self, to: mpsc::Sender<SnapshotPage>) -> Result<Revision, StoreError> {
+        bulk::read(self, &to).await
     }
 
     async fn changes_since(&self, after: &Revision) -> Result<Since, StoreError> {
@@ -161,19 +184,82 @@ impl Store for SqlStore {
     }
 
     async fn create_entry(&self, entry: NewEntry) -> Result<Entry, StoreError> {
-        change!(self, tx => entries::create(&tx, entry.clone()))
+        match self.create_or_return_similar(entry).await? {
+            (entry, false) => Ok(entry),
+            (_, true) => Err(StoreError::AlreadyExists("similar entry already exists".into())),
+        }
     }
 
     async fn create_or_return_similar(&self, entry: NewEntry) -> Result<(Entry, bool), StoreError> {
-        change!(self, again, tx => entries::create_or_return_similar(&tx, entry.clone()))
+        let made = self.create_entries(vec![entry]).await.pop();
+        made.unwrap_or_else(|| Err(StoreError::sql("an entry was not made")))
+    }
+
+    async fn create_entries(
+        &self,
+        mut entries: Vec<NewEntry>,
+    ) -> Vec<Result<(Entry, bool), StoreError>> {
+        let mut made = Vec::with_capacity(entries.len());
+        while !entries.is_empty() {
+            let rest = entries.split_off(entries.len().min(ENTRIES_PER_CHANGE));
+            let some = std::mem::replace(&mut entries, rest);
+            made.extend(if self.groups() {
+                self.create_together(some).await
+            } else {
+                self.create_alone(some).await
+            });
+        }
+        made
+    }
+
+    async fn update_entries(
+        &self,
+        updates: &[(String, EntryUpdate)],
+    ) -> Vec<Result<Entry, StoreError>> {
+        let mut updated = Vec::with_capacity(updates.len());
+        for updates in updates.chunks(ENTRIES_PER_CHANGE) {
+            let done =
+                share!(self, IfMade::Refuse, [updates], tx => entries::update_many(&tx, &updates));
+            match done {
+                Ok(some) => updated.extend(some),
+                Err(error) if is_final(&error, updates.len()) => {
+                    updated.extend(updates.iter().map(|_| Err(error.clone())));
+                }
+                Err(_) => {
+                    for (entry_id, update) in updates {
+                        updated.push(self.update_entry(entry_id, update.clone()).await);
+                    }
+                }
+            }
+        }
+        updated
+    }
+
+    async fn delete_entries(&self, entry_ids: &[String]) -> Vec<Result<Entry, StoreError>> {
+        let mut deleted = Vec::with_capacity(entry_ids.len());
+        for ids in entry_ids.chunks(ENTRIES_PER_CHANGE) {
+            let done = share!(self, IfMade::Refuse, [ids], tx => entries::delete_many(&tx, &ids));
+            match done {
+                Ok(some) => deleted.extend(some),
+                Err(error) if is_final(&error, ids.len()) => {
+                    deleted.extend(ids.iter().map(|_| Err(error.clone())));
+                }
+                Err(_) => {
+                    for entry_id in ids {
+                        deleted.push(self.delete_entry(entry_id).await);
+                    }
+                }
+            }
+        }
+        deleted
     }
 
     async fn update_entry(&self, entry_id: &str, update: EntryUpdate) -> Result<Entry, StoreError> {
-        change!(self, tx => entries::update(&tx, entry_id, update.clone()))
+        share!(self, IfMade::Refuse, [entry_id, update], tx => entries::update(&tx, &entry_id, update.clone()))
     }
 
     async fn delete_entry(&self, entry_id: &str) -> Result<Entry, StoreError> {
-        change!(self, tx => entries::delete(&tx, entry_id))
+        share!(self, IfMade::Refuse, [entry_id], tx => entries::delete(&tx, &entry_id))
     }
 
     async fn prune_entries(&self, now: SystemTime) -> Result<Vec<Entry>, StoreError> {
@@ -181,11 +267,11 @@ impl Store for SqlStore {
     }
 
     async fn upsert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError> {
-        change!(self, again, tx => upsert_node(&tx, node.clone()))
+        share!(self, IfMade::LookAgain, [node], tx => upsert_node(&tx, node.clone()))
     }
 
     async fn insert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError> {
-        change!(self, again, tx => nodes::insert(&tx, node.clone()))
+        share!(self, IfMade::LookAgain, [node], tx => nodes::insert(&tx, node.clone()))
     }
 
     async fn update_node(
@@ -193,7 +279,7 @@ impl Store for SqlStore {
         id: &SpiffeId,
         update: NodeUpdate,
     ) -> Result<AttestedNode, StoreError> {
-        change!(self, tx => nodes::update(&tx, id, update.clone()))
+        share!(self, IfMade::Refuse, [id, update], tx => nodes::update(&tx, &id, update.clone()))
     }
 
     async fn promote_node_serial(
@@ -201,7 +287,7 @@ impl Store for SqlStore {
         id: &SpiffeId,
         serial_number: &str,
     ) -> Result<AttestedNode, StoreError> {
-        change!(self, tx => nodes::promote_serial(&tx, id, serial_number))
+        share!(self, IfMade::Refuse, [id, serial_number], tx => nodes::promote_serial(&tx, &id, &serial_number))
     }
 
     async fn delete_node(&self, id: &SpiffeId) -> Result<AttestedNode, StoreError> {
@@ -222,7 +308,7 @@ impl Store for SqlStore {
         token: JoinToken,
         alias: Option<NewEntry>,
     ) -> Result<(), StoreError> {
-        change!(self, tx => join_tokens::create(&tx, token.clone(), alias.clone()))
+        share!(self, IfMade::Refuse, [token, alias], tx => join_tokens::create(&tx, token.clone(), alias.clone()))
     }
 
     async fn delete_join_token(&self, token: &str) -> Result<(), StoreError> {
@@ -368,7 +454,7 @@ impl Store for SqlStore {
         now: SystemTime,
     ) -> Result<AttestedNode, JoinTokenError> {
         // A refusal is committed too: the token is spent.
-        change!(self, again, tx => join_tokens::attest(&tx, node.clone(), token, now))?
+        share!(self, IfMade::LookAgain, [node, token], tx => join_tokens::attest(&tx, node.clone(), &token, now))?
     }
 
     async fn ban_node(&self, id: &SpiffeId) -> Result<AttestedNode, StoreError> {
@@ -384,6 +470,12 @@ impl Store for SqlStore {
         let update = NodeUpdate { agent_version: Some(version.into()), ..NodeUpdate::default() };
         self.update_node(id, update).await?;
         Ok(())
+    }
+
+    fn mark(&self) -> Option<Mark> {
+        // A copy that changes are read from may be behind.
+        let wal_index = self.wal_index.as_ref().filter(|_| self.replica.is_none());
+        wal_index.and_then(WalIndex::mark)
     }
 
     fn wakeups(&self) -> watch::Receiver<u64> {

@@ -1,19 +1,19 @@
 //! A transaction, as all the queries see it.
 
-use std::sync::Mutex;
-use std::sync::PoisonError;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
-use sea_orm::sea_query::{Expr, InsertStatement, Query, SelectStatement};
+use sea_orm::sea_query::{DeleteStatement, Expr, InsertStatement, Query, SelectStatement};
 use sea_orm::sqlx::{Column as _, Row as _, TypeInfo as _};
 use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbErr, QueryResult, StatementBuilder, TryGetable,
+    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement,
+    StatementBuilder, TryGetable,
 };
 
 use super::dialect::Dialect;
 use super::failure::Retry;
-use super::timestamp;
+use super::{ENTRY_EVENTS, NODE_EVENTS, create, timestamp};
 use crate::error::StoreError;
 
 /// One open transaction. Dropped unfinished, it is rolled back.
@@ -26,6 +26,10 @@ pub(super) struct Tx {
     /// Whether an event was written, so that readers want to be woken.
     touched: AtomicBool,
     bundles: AtomicBool,
+    /// Events that are written before the end, all of a table at once.
+    pending: Mutex<Pending>,
+    /// How many statements may have changed something.
+    changes: AtomicUsize,
     /// What may be done about the failure of this transaction.
     retry: Mutex<Retry>,
 }
@@ -42,13 +46,24 @@ impl Tx {
     fn new(inner: DatabaseTransaction, dialect: Dialect, now: SystemTime, writes: bool) -> Self {
         let retry = Mutex::new(Retry::Never);
         let (touched, bundles) = (AtomicBool::new(false), AtomicBool::new(false));
-        Self { inner, dialect, now, writes, touched, bundles, retry }
+        let (pending, changes) = (Mutex::default(), AtomicUsize::new(0));
+        Self { inner, dialect, now, writes, touched, bundles, pending, changes, retry }
     }
 
-    /// Keeps other transactions that name the same out until this one ends, if it may write.
-    pub(super) async fn exclude(&self, what: &str) -> Result<(), StoreError> {
+    /// Keeps other transactions that name one of the same out until this one ends.
+    pub(super) async fn exclude(&self, what: &[&str]) -> Result<(), StoreError> {
         let done = self.dialect.exclude(&self.inner, what).await;
         done.map_err(|error| self.error(&error))
+    }
+
+    /// How far this transaction has come, to tell whether what follows changed anything.
+    pub(super) fn progress(&self) -> usize {
+        self.changes.load(Ordering::Relaxed)
+    }
+
+    /// The id of the newest row that a table ever had, on SQLite.
+    pub(super) async fn newest_id(&self, table: &'static str) -> Result<i64, StoreError> {
+        Dialect::newest_id(&self.inner, table).await.map_err(|error| self.error(&error))
     }
 
     /// Locks what this transaction reads, if it may go on to change it.
@@ -66,6 +81,23 @@ impl Tx {
         Ok(rows.into_iter().map(|inner| Row { inner, dialect: self.dialect }).collect())
     }
 
+    /// The rows of several selects, one behind the other; in one go where each statement is a
+    /// hop to another thread.
+    pub(super) async fn all_together(
+        &self,
+        selects: &[SelectStatement],
+    ) -> Result<Vec<Row>, StoreError> {
+        let backend = self.inner.get_database_backend();
+        let built = selects.iter().map(|it| StatementBuilder::build(it, &backend));
+        let mut all = Vec::new();
+        for statement in self.joined(built.collect()) {
+            let rows = self.inner.query_all_raw(statement).await;
+            let rows = rows.map_err(|error| self.error(&error))?;
+            all.extend(rows.into_iter().map(|inner| Row { inner, dialect: self.dialect }));
+        }
+        Ok(all)
+    }
+
     pub(super) async fn one<S: StatementBuilder>(
         &self,
         select: &S,
@@ -79,8 +111,62 @@ impl Tx {
         &self,
         statement: &S,
     ) -> Result<u64, StoreError> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
         let done = self.inner.execute(statement).await.map_err(|error| self.error(&error))?;
         Ok(done.rows_affected())
+    }
+
+    /// Inserts rows and answers what the statement says of them.
+    pub(super) async fn insert_returning(
+        &self,
+        insert: &InsertStatement,
+    ) -> Result<Vec<Row>, StoreError> {
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.all(insert).await
+    }
+
+    /// Runs several inserts, in one go where each statement is a hop to another thread.
+    pub(super) async fn insert_together(
+        &self,
+        inserts: Vec<InsertStatement>,
+    ) -> Result<(), StoreError> {
+        let backend = self.inner.get_database_backend();
+        self.run_together(inserts.iter().map(|it| StatementBuilder::build(it, &backend)).collect())
+            .await
+    }
+
+    /// Runs several deletions, likewise.
+    pub(super) async fn delete_together(
+        &self,
+        deletes: &[DeleteStatement],
+    ) -> Result<(), StoreError> {
+        let backend = self.inner.get_database_backend();
+        self.run_together(deletes.iter().map(|it| StatementBuilder::build(it, &backend)).collect())
+            .await
+    }
+
+    async fn run_together(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.changes.fetch_add(statements.len(), Ordering::Relaxed);
+        for statement in self.joined(statements) {
+            self.inner.execute_raw(statement).await.map_err(|error| self.error(&error))?;
+        }
+        Ok(())
+    }
+
+    /// The statements in one text, where the driver takes them so.
+    fn joined(&self, statements: Vec<Statement>) -> Vec<Statement> {
+        if !matches!(self.dialect, Dialect::Sqlite { .. }) || statements.len() < 2 {
+            return statements;
+        }
+        let (mut text, mut values) = (String::new(), Vec::new());
+        for statement in statements {
+            if !text.is_empty() {
+                text.push_str("; ");
+            }
+            text.push_str(&statement.sql);
+            values.extend(statement.values.map(|some| some.0).unwrap_or_default());
+        }
+        vec![Statement::from_sql_and_values(DbBackend::Sqlite, text, values)]
     }
 
     /// Inserts one row with its timestamps and answers its id.
@@ -91,29 +177,13 @@ impl Tx {
     ) -> Result<i64, StoreError> {
         let mut insert = self.insert_into(table, columns.iter().map(|(name, _)| *name));
         self.add_row(&mut insert, columns.iter().map(|(_, value)| value.clone()));
+        self.changes.fetch_add(1, Ordering::Relaxed);
         let id = self.dialect.insert_one(&self.inner, insert).await;
         id.map_err(|error| self.error(&error))
     }
 
-    /// Inserts rows with their timestamps, many in a statement.
-    pub(super) async fn insert_many(
-        &self,
-        table: &'static str,
-        columns: &[&'static str],
-        rows: Vec<Vec<Expr>>,
-    ) -> Result<(), StoreError> {
-        const ROWS_PER_STATEMENT: usize = 200;
-        for rows in rows.chunks(ROWS_PER_STATEMENT) {
-            let mut insert = self.insert_into(table, columns.iter().copied());
-            for row in rows {
-                self.add_row(&mut insert, row.iter().cloned());
-            }
-            self.execute(&insert).await?;
-        }
-        Ok(())
-    }
-
-    fn insert_into(
+    /// An insert of rows that have timestamps.
+    pub(super) fn insert_into(
         &self,
         table: &'static str,
         columns: impl Iterator<Item = &'static str>,
@@ -123,22 +193,50 @@ impl Tx {
         insert
     }
 
-    fn add_row(&self, insert: &mut InsertStatement, row: impl IntoIterator<Item = Expr>) {
+    /// Adds a row, with the time of this transaction.
+    pub(super) fn add_row(
+        &self,
+        insert: &mut InsertStatement,
+        row: impl IntoIterator<Item = Expr>,
+    ) {
         let now = self.dialect.timestamp(self.now);
         insert.values_panic([now.clone(), now].into_iter().chain(row));
     }
 
-    /// Writes the event that tells every server that an entry was touched (CH-03).
-    pub(super) async fn entry_event(&self, entry_id: &str) -> Result<(), StoreError> {
-        self.touched.store(true, Ordering::Relaxed);
-        self.insert(super::ENTRY_EVENTS, &[("entry_id", entry_id.into())]).await?;
-        Ok(())
+    /// Tells every server, with the commit, that an entry was touched (CH-03).
+    pub(super) fn entry_event(&self, entry_id: &str) {
+        self.entries_touched();
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.pending().entries.push(entry_id.to_owned());
     }
 
-    /// Writes the event that tells every server that an agent was touched (CH-03).
-    pub(super) async fn node_event(&self, spiffe_id: &str) -> Result<(), StoreError> {
+    /// Tells every server, with the commit, that an agent was touched (CH-03).
+    pub(super) fn node_event(&self, spiffe_id: &str) {
+        self.entries_touched();
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.pending().nodes.push(spiffe_id.to_owned());
+    }
+
+    /// Notes that an event is written.
+    pub(super) fn entries_touched(&self) {
         self.touched.store(true, Ordering::Relaxed);
-        self.insert(super::NODE_EVENTS, &[("spiffe_id", spiffe_id.into())]).await?;
+    }
+
+    fn pending(&self) -> MutexGuard<'_, Pending> {
+        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Writes the events that are to be written: no commit without.
+    pub(super) async fn write_events(&self) -> Result<(), StoreError> {
+        let Pending { entries, nodes } = std::mem::take(&mut *self.pending());
+        for (table, column, subjects) in
+            [(ENTRY_EVENTS, "entry_id", entries), (NODE_EVENTS, "spiffe_id", nodes)]
+        {
+            let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
+            for insert in create::event_rows(self, table, column, &subjects) {
+                self.execute(&insert).await?;
+            }
+        }
         Ok(())
     }
 
@@ -191,6 +289,13 @@ impl Tx {
         }
         self.dialect.error(error)
     }
+}
+
+/// Who was touched and has no event yet.
+#[derive(Default)]
+struct Pending {
+    entries: Vec<String>,
+    nodes: Vec<String>,
 }
 
 /// A row of an answer; columns by their place in the SELECT.

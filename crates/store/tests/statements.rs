@@ -1,0 +1,233 @@
+//! How many statements an operation takes: each is a hop to the database's thread, or to its
+//! machine. Counted where the driver logs them; BEGIN and COMMIT are not among them.
+#![allow(clippy::unwrap_used, reason = "these are tests")]
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, SystemTime};
+
+use steeple_spiffe::{Selector, SpiffeId};
+use steeple_store::{
+    AttestedNode, EntryUpdate, JoinToken, NewEntry, NodeUpdate, Since, Store, StoreConfig, open,
+};
+use tokio::sync::{Mutex, MutexGuard};
+use tracing::field::{Field, Visit};
+use tracing::span::{Attributes, Id, Record};
+use tracing::{Event, Metadata, Subscriber};
+
+static STATEMENTS: AtomicUsize = AtomicUsize::new(0);
+
+/// Counts what the driver logs, and does nothing with it.
+struct Counting;
+
+impl Subscriber for Counting {
+    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
+        metadata.target() == "sqlx::query"
+    }
+
+    fn new_span(&self, _: &Attributes<'_>) -> Id {
+        Id::from_u64(1)
+    }
+
+    fn record(&self, _: &Id, _: &Record<'_>) {}
+
+    fn record_follows_from(&self, _: &Id, _: &Id) {}
+
+    fn event(&self, event: &Event<'_>) {
+        let mut sets_up = SetsUp(false);
+        event.record(&mut sets_up);
+        if !sets_up.0 {
+            STATEMENTS.fetch_add(1, Ordering::SeqCst);
+        }
+    }
+
+    fn enter(&self, _: &Id) {}
+
+    fn exit(&self, _: &Id) {}
+}
+
+/// Whether a statement is of those that begin each connection, whenever the pool makes one.
+struct SetsUp(bool);
+
+impl Visit for SetsUp {
+    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
+        if field.name() == "summary" {
+            self.0 |= format!("{value:?}").trim_start_matches('"').starts_with("PRAGMA");
+        }
+    }
+}
+
+/// One at a time: all stores of this process are counted together.
+static ONE: LazyLock<Mutex<()>> = LazyLock::new(|| {
+    tracing::subscriber::set_global_default(Counting).unwrap();
+    Mutex::new(())
+});
+
+struct Fixture {
+    store: Arc<dyn Store>,
+    _directory: tempfile::TempDir,
+    _one: MutexGuard<'static, ()>,
+}
+
+impl Fixture {
+    async fn new() -> Self {
+        let one = ONE.lock().await;
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("datastore.sqlite3");
+        let mut config = StoreConfig::sqlite(path.to_str().unwrap(), "1.15.0");
+        config.log_sql = true;
+        let store = open(&config).await.unwrap();
+        Self { store, _directory: directory, _one: one }
+    }
+
+    /// What an operation answers, and how many statements it took. (All of them are logged before
+    /// the transaction's end is answered: it comes behind them in the same queue.)
+    async fn count<T>(&self, work: impl Future<Output = T>) -> (T, usize) {
+        let before = STATEMENTS.load(Ordering::SeqCst);
+        let done = work.await;
+        (done, STATEMENTS.load(Ordering::SeqCst) - before)
+    }
+}
+
+fn id(path: &str) -> SpiffeId {
+    SpiffeId::parse(&format!("spiffe://example.org{path}")).unwrap()
+}
+
+fn entries(kind: &str, count: usize) -> Vec<NewEntry> {
+    let new = |number: usize| {
+        let selectors = vec![Selector::new("unix", "uid:0"), Selector::new("unix", "gid:0")];
+        NewEntry::new(id(&format!("/{kind}/{number}")), id("/agent"), selectors)
+    };
+    (0..count).map(new).collect()
+}
+
+fn node(path: &str) -> AttestedNode {
+    AttestedNode {
+        spiffe_id: id(path),
+        attestation_type: "join_token".into(),
+        serial_number: "1".into(),
+        expires_at: 2_000_000_000,
+        new_serial_number: String::new(),
+        new_expires_at: 0,
+        can_reattest: false,
+        selectors: vec![Selector::new("a", "b"), Selector::new("c", "d")],
+        agent_version: String::new(),
+    }
+}
+
+#[tokio::test]
+async fn entries_are_made_many_in_a_statement() {
+    let it = Fixture::new().await;
+    for (count, most) in [(1, 3), (50, 5), (200, 12)] {
+        let new = entries(&count.to_string(), count);
+        let (made, statements) = it.count(it.store.create_entries(new)).await;
+        assert!(made.iter().all(Result::is_ok));
+        assert_eq!(statements, most, "{count} entries");
+    }
+    it.store.close().await;
+}
+
+#[tokio::test]
+async fn what_was_made_is_read_in_as_many_statements_whatever_its_number() {
+    let it = Fixture::new().await;
+    let start = it.store.snapshot().await.unwrap().revision;
+    let (nothing, statements) = it.count(it.store.changes_since(&start)).await;
+    assert!(matches!(nothing, Ok(Since::Changes(changes)) if changes.is_empty()));
+    assert_eq!(statements, 1);
+    it.store.create_entries(entries("w", 100)).await;
+    let (some, statements) = it.count(it.store.changes_since(&start)).await;
+    assert!(matches!(some, Ok(Since::Changes(changes)) if changes.entries.len() == 100));
+    assert_eq!(statements, 3, "the events, the entries, and what belongs to them");
+    let (listed, statements) = it.count(it.store.list_entries(&Default::default(), None)).await;
+    assert_eq!(listed.unwrap().0.len(), 100);
+    assert_eq!(statements, 2);
+    it.store.close().await;
+}
+
+#[tokio::test]
+async fn entries_are_changed_and_deleted_together() {
+    let it = Fixture::new().await;
+    let made = it.store.create_entries(entries("w", 50)).await;
+    let ids: Vec<String> = made.into_iter().map(|made| made.unwrap().0.entry_id).collect();
+    let update = EntryUpdate { hint: Some("x".into()), ..EntryUpdate::default() };
+    let updates: Vec<_> = ids.iter().map(|id| (id.clone(), update.clone())).collect();
+    let (updated, statements) = it.count(it.store.update_entries(&updates)).await;
+    assert!(updated.iter().all(Result::is_ok));
+    assert_eq!(statements, 2 + 50 + 3, "reading them, each, and their events");
+    let (deleted, statements) = it.count(it.store.delete_entries(&ids)).await;
+    assert!(deleted.iter().all(Result::is_ok));
+    assert_eq!(statements, 2 + 1 + 3, "reading them, all, and their events");
+    it.store.close().await;
+}
+
+#[tokio::test]
+async fn an_agent_costs_few_statements() {
+    let it = Fixture::new().await;
+    let now = SystemTime::UNIX_EPOCH + Duration::from_secs(1000);
+    let token = JoinToken { token: "t".into(), expires_at: 2000 };
+    let (made, statements) = it.count(it.store.create_join_token(token, None)).await;
+    made.unwrap();
+    assert_eq!(statements, 1);
+    let agent = node("/spire/agent/join_token/t");
+    let (attested, statements) =
+        it.count(it.store.attest_with_join_token(agent.clone(), "t", now)).await;
+    attested.unwrap();
+    assert_eq!(statements, 7, "the token twice, the agent twice, its selectors twice, the event");
+    let renewal = NodeUpdate { new_serial_number: Some("2".into()), ..NodeUpdate::default() };
+    let (renewed, statements) = it.count(it.store.update_node(&agent.spiffe_id, renewal)).await;
+    renewed.unwrap();
+    assert_eq!(statements, 4, "the agent, its selectors, the change, the event");
+    let (used, statements) = it.count(it.store.promote_node_serial(&agent.spiffe_id, "2")).await;
+    used.unwrap();
+    assert_eq!(statements, 4, "likewise");
+    let (_, statements) = it.count(it.store.promote_node_serial(&agent.spiffe_id, "2")).await;
+    assert_eq!(statements, 2, "it was used before");
+    it.store.close().await;
+}
+
+/// Not a test: prints what making entries costs here. `cargo test --release -p steeple-store
+/// --test statements -- --ignored --nocapture`
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a measurement"]
+#[expect(clippy::print_stderr, reason = "it is what it is for")]
+async fn what_making_entries_costs() {
+    const TOTAL: usize = 20_000;
+    let directory = tempfile::tempdir_in(".").unwrap();
+    for (batch, callers) in [(1, 1), (1, 8), (1, 64), (50, 1), (50, 4), (200, 1)] {
+        let path = directory.path().join(format!("{batch}-{callers}.sqlite3"));
+        let config = StoreConfig::sqlite(path.to_str().unwrap(), "1.15.0");
+        let store = open(&config).await.unwrap();
+        let (started, cpu) = (std::time::Instant::now(), cpu());
+        let total = if batch == 1 { TOTAL / 4 } else { TOTAL };
+        let work: Vec<_> = (0..callers)
+            .map(|caller| {
+                let store = Arc::clone(&store);
+                tokio::spawn(async move {
+                    for round in 0..total / batch / callers {
+                        let new = entries(&format!("{caller}/{round}"), batch);
+                        let made = store.create_entries(new).await;
+                        assert!(made.iter().all(Result::is_ok));
+                    }
+                })
+            })
+            .collect();
+        for work in work {
+            work.await.unwrap();
+        }
+        let made = total / batch / callers * batch * callers;
+        eprintln!(
+            "{batch:4} in a call, {callers:3} callers: {:8.0}/s, {:7.1} µs CPU each",
+            made as f64 / started.elapsed().as_secs_f64(),
+            (crate::cpu() - cpu) / made as f64
+        );
+        store.close().await;
+    }
+}
+
+/// The CPU time of this process, in microseconds.
+fn cpu() -> f64 {
+    const PER_TICK: f64 = 10_000.0;
+    let stat = std::fs::read_to_string("/proc/self/stat").unwrap();
+    let fields: Vec<&str> = stat.rsplit(')').next().unwrap().split_whitespace().collect();
+    (fields[11].parse::<f64>().unwrap() + fields[12].parse::<f64>().unwrap()) * PER_TICK
+}
