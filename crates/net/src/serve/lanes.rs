@@ -5,19 +5,20 @@
 //! connections of one user are one task (one for each processor), and the runtime divides its time
 //! between users.
 
+mod runner;
+
 use std::collections::HashMap;
 use std::future::Future;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::task::{Context, Poll, ready};
 
 use futures_util::FutureExt as _;
-use futures_util::stream::{FuturesUnordered, StreamExt as _};
 use steeple_runtime::drain::Tasks;
-use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};
-use tokio::task::coop;
+use tokio::sync::mpsc::{UnboundedSender, unbounded_channel};
+
+use runner::Runner;
 
 type Work = Pin<Box<dyn Future<Output = ()> + Send>>;
 
@@ -43,12 +44,15 @@ impl Lanes {
         }
         // Whoever left is forgotten when somebody comes.
         lanes.retain(|_, lane| lane.strong_count() > 0);
+        // Its number among all lanes of this process.
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
         let runners = (0..self.width).map(|_| {
             let (sender, receiver) = unbounded_channel();
-            self.tasks.spawn_isolated("grpc_lane", run(receiver));
+            self.tasks.spawn_isolated("grpc_lane", Runner::new(number, receiver));
             sender
         });
-        let lane = Arc::new(Lane { runners: runners.collect(), next: AtomicUsize::new(0) });
+        let lane = Arc::new(Lane { number, runners: runners.collect(), next: AtomicUsize::new(0) });
         lanes.insert(owner, Arc::downgrade(&lane));
         lane
     }
@@ -56,6 +60,7 @@ impl Lanes {
 
 /// Where the work of one owner is done.
 pub(crate) struct Lane {
+    number: u64,
     runners: Vec<UnboundedSender<Work>>,
     next: AtomicUsize,
 }
@@ -71,42 +76,13 @@ impl Lane {
                 tracing::error!(task = name, "Task panicked");
             }
         });
+        // What a connection has to do stays with it: another thread would have to wake up for it.
+        let Some(work) = runner::keep(self.number, Box::pin(work)) else { return };
         let runner = self.next.fetch_add(1, Ordering::Relaxed) % self.runners.len();
         // A runner ends only with the lane, or with the runtime.
-        let _ = self.runners[runner].send(Box::pin(work));
+        let _ = self.runners[runner].send(work);
     }
 }
-
-async fn run(mut incoming: UnboundedReceiver<Work>) {
-    let mut works = FuturesUnordered::new();
-    let mut open = true;
-    while open || !works.is_empty() {
-        tokio::select! {
-            work = incoming.recv(), if open => match work {
-                Some(work) => works.push(Taxed(work)),
-                None => open = false,
-            },
-            Some(()) = works.next(), if !works.is_empty() => {}
-        }
-    }
-}
-
-/// Work that pays for each step, so that a lane lets others pass after a few.
-struct Taxed(Work);
-
-impl Future for Taxed {
-    type Output = ();
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        for _ in 0..TAX {
-            ready!(coop::poll_proceed(cx)).made_progress();
-        }
-        self.0.poll_unpin(cx)
-    }
-}
-
-/// Of the 128 steps that a task may take in a row.
-const TAX: usize = 8;
 
 fn lock<T>(lanes: &Mutex<T>) -> MutexGuard<'_, T> {
     lanes.lock().unwrap_or_else(PoisonError::into_inner)
