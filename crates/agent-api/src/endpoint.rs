@@ -145,10 +145,12 @@ fn limits() -> Limits {
 const FILES_PER_CONNECTION: u64 = 3;
 
 pub(crate) fn with_reflection(router: Router, services: &[&str]) -> Router {
-    let descriptors = [steeple_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
-    let reflection = ReflectionService::new(services, &descriptors)
-        .expect("descriptors generated with the code are well-formed");
+    let reflection = ReflectionService::new(services, &DESCRIPTORS);
     router
         .add_service(v1::server_reflection_server::ServerReflectionServer::new(reflection.clone()))
         .add_service(v1alpha::server_reflection_server::ServerReflectionServer::new(reflection))
 }
+
+/// What the services are described by.
+pub(crate) static DESCRIPTORS: [&[u8]; 2] =
+    [steeple_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, LazyLock};
 
 use futures_util::{Stream, StreamExt as _, stream};
 use prost::Message as _;
@@ -23,19 +23,28 @@ struct File {
     imports: Vec<String>,
 }
 
-/// The service, for either version of the protocol.
+/// The service, for either version of the protocol. It reads its descriptors, which take megabytes
+/// once decoded, when the first question comes, and hardly any agent is asked one.
 #[derive(Clone)]
-pub(crate) struct ReflectionService(Arc<Reflected>);
+pub(crate) struct ReflectionService(Arc<LazyLock<Reflected, Describe>>);
+
+type Describe = Box<dyn FnOnce() -> Reflected + Send>;
 
 impl ReflectionService {
-    /// Describes `services`, which are in `descriptors`, and itself.
-    ///
-    /// # Errors
-    /// When `descriptors` are not encoded file descriptor sets.
-    pub(crate) fn new(
-        services: &[&str],
-        descriptors: &[&[u8]],
-    ) -> Result<Self, prost::DecodeError> {
+    /// Describes `services`, which are in `descriptors`, and itself. The descriptors are those that
+    /// were generated with the code; others would panic at the first question.
+    pub(crate) fn new(services: &[&str], descriptors: &'static [&'static [u8]]) -> Self {
+        let services = services.iter().copied().chain(OWN_SERVICES).map(str::to_owned).collect();
+        let describe = move || {
+            Reflected::read(services, descriptors)
+                .expect("descriptors generated with the code are well-formed")
+        };
+        Self(Arc::new(LazyLock::new(Box::new(describe))))
+    }
+}
+
+impl Reflected {
+    fn read(services: Vec<String>, descriptors: &[&[u8]]) -> Result<Self, prost::DecodeError> {
         let own = [
             tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET,
             tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET,
@@ -50,12 +59,9 @@ impl ReflectionService {
                 known.insert(file.name().to_owned(), file);
             }
         }
-        let services = services.iter().copied().chain(OWN_SERVICES).map(str::to_owned);
-        Ok(Self(Arc::new(Reflected::new(services.collect(), &known))))
+        Ok(Self::new(services, &known))
     }
-}
 
-impl Reflected {
     fn new(mut services: Vec<String>, known: &BTreeMap<String, FileDescriptorProto>) -> Self {
         services.sort_unstable();
         let declares = |file: &FileDescriptorProto| {
@@ -240,9 +246,8 @@ mod tests {
     use super::*;
 
     fn workload_api() -> ReflectionService {
-        let descriptors = [steeple_proto::DESCRIPTORS, tonic_health::pb::FILE_DESCRIPTOR_SET];
-        ReflectionService::new(&["grpc.health.v1.Health", "SpiffeWorkloadAPI"], &descriptors)
-            .unwrap()
+        let services = ["grpc.health.v1.Health", "SpiffeWorkloadAPI"];
+        ReflectionService::new(&services, &crate::endpoint::DESCRIPTORS)
     }
 
     #[test]
