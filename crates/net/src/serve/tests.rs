@@ -82,6 +82,15 @@ fn start(limits: Limits) -> Server {
     Server { _directory: directory, path, drain, tasks }
 }
 
+#[test]
+fn the_future_of_a_connection_is_little_more_than_what_hyper_keeps() {
+    let size = size_of::<connection::Run<unix::PeerStream, Router>>();
+    assert!(size <= 2048, "{size} bytes");
+    let rare = size_of::<connection::Run<unix::PeerStream, Router>>()
+        - size_of::<connection::Http2<unix::PeerStream, Router>>();
+    assert!(rare <= 8, "what is rare takes {rare} bytes of every connection");
+}
+
 #[tokio::test]
 async fn a_handler_sees_the_process_that_calls() {
     let server = start(Limits::unix());
