@@ -9,11 +9,11 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use steeple_pki::x509::{Certificate, DistinguishedName, Issuer};
-use steeple_pki::{PublicKey, Signer};
+use steeple_pki::{Effort, PublicKey, Signer, jwt};
 use steeple_plugin::CredentialComposer;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
-pub use jwt::JwtSvid;
+pub use tokens::JwtSvid;
 pub(crate) use upstream::probe_svid;
 pub(crate) use validate::x509_ca as validate_x509_ca;
 pub use wit::WorkloadWitParams;
@@ -24,7 +24,7 @@ use crate::kind::{JwtKey, WitKey, X509Ca};
 use crate::rotation::{Authority, FUTURE_TOLERANCE};
 
 mod compose;
-mod jwt;
+mod tokens;
 mod upstream;
 mod validate;
 mod wit;
@@ -46,7 +46,7 @@ struct Inner {
     /// Subject of an X509-SVID for which nothing else is said (CR-13).
     svid_subject: DistinguishedName,
     x509: ArcSwapOption<ActiveX509>,
-    jwt: ArcSwapOption<JwtKey>,
+    jwt: ArcSwapOption<ActiveJwt>,
     wit_issuer: Option<String>,
     wit: ArcSwapOption<WitKey>,
 }
@@ -56,6 +56,13 @@ struct ActiveX509 {
     certificate: Certificate,
     issuer: Issuer,
     upstream_chain: Vec<Certificate>,
+}
+
+/// The active JWT key with all that does not change from one token to the next.
+struct ActiveJwt {
+    key: JwtKey,
+    /// None for a key that signs no tokens.
+    header: Option<jwt::Header>,
 }
 
 /// What a workload's X509-SVID is to be.
@@ -138,7 +145,9 @@ impl Credentials {
 
     /// Has this key sign from now on.
     pub fn set_jwt_key(&self, key: &JwtKey) {
-        self.0.jwt.store(Some(Arc::new(key.clone())));
+        let kind = key.signer().public_key().kind();
+        let header = jwt::Header::new("JWT", key.id(), kind).ok();
+        self.0.jwt.store(Some(Arc::new(ActiveJwt { key: key.clone(), header })));
     }
 
     /// Has this key sign WIT-SVIDs from now on.
@@ -155,7 +164,31 @@ impl Credentials {
     /// The key id of the JWT key that signs at present.
     #[must_use]
     pub fn jwt_key_id(&self) -> Option<String> {
-        self.0.jwt.load().as_ref().map(|key| key.id().to_owned())
+        self.0.jwt.load().as_ref().map(|active| active.key.id().to_owned())
+    }
+
+    /// What it takes to issue an X.509 certificate with the active CA.
+    #[must_use]
+    pub fn x509_effort(&self) -> Effort {
+        let active = self.0.x509.load();
+        self.effort(active.as_ref().map(|active| active.issuer.signer()))
+    }
+
+    /// What it takes to issue a token with the active JWT key.
+    #[must_use]
+    pub fn jwt_effort(&self) -> Effort {
+        let active = self.0.jwt.load();
+        self.effort(active.as_ref().map(|active| active.key.signer()))
+    }
+
+    fn effort(&self, signer: Option<&Arc<dyn Signer>>) -> Effort {
+        match signer {
+            // It fails at once.
+            None => Effort::Brief,
+            Some(signer) if self.0.composers.is_empty() => signer.effort(),
+            // What composers do is somebody else's code.
+            Some(_) => Effort::Elsewhere,
+        }
     }
 
     /// How long what is issued lives, and what it does not outlive.
@@ -165,7 +198,7 @@ impl Credentials {
             x509_svid: self.0.x509_svid_ttl,
             jwt_svid: self.0.jwt_svid_ttl,
             x509_ca_ends: self.0.x509.load().as_ref().map(|it| it.certificate.not_after()),
-            jwt_key_ends: self.0.jwt.load().as_ref().map(|key| key.not_after()),
+            jwt_key_ends: self.0.jwt.load().as_ref().map(|active| active.key.not_after()),
         }
     }
 
@@ -202,9 +235,9 @@ impl Credentials {
         }
     }
 
-    fn active_jwt(&self, now: SystemTime) -> Result<Arc<JwtKey>, CaError> {
+    fn active_jwt(&self, now: SystemTime) -> Result<Arc<ActiveJwt>, CaError> {
         let active = self.0.jwt.load_full().ok_or(CaError::NoJwtKey)?;
-        match active.not_after() {
+        match active.key.not_after() {
             not_after if now < not_after => Ok(active),
             not_after => Err(CaError::JwtKeyExpired(not_after)),
         }

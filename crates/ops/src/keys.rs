@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use async_trait::async_trait;
-use steeple_pki::{KeyType, PublicKey, SignError, SignatureAlgorithm, Signer};
+use steeple_pki::{Effort, KeyType, PublicKey, SignError, SignatureAlgorithm, Signer};
 use steeple_plugin::{KeyManager, PluginError};
 use steeple_telemetry::call;
 
@@ -92,6 +92,10 @@ struct MeasuredKey {
 impl Signer for MeasuredKey {
     fn public_key(&self) -> &PublicKey {
         self.inner.public_key()
+    }
+
+    fn effort(&self) -> Effort {
+        self.inner.effort()
     }
 
     fn holder(&self) -> Option<&dyn std::any::Any> {

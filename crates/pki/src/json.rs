@@ -22,21 +22,59 @@ pub(crate) fn parse(text: &[u8]) -> Result<Value, serde_json::Error> {
     Ok(value)
 }
 
-/// Prints `value` without white space, members sorted at every depth.
-pub(crate) fn to_sorted_string(value: &Value) -> String {
-    escape_html(sorted(value).to_string())
+/// Prints the members of an object without white space, sorted at every depth.
+pub(crate) fn to_sorted_string(members: &Map<String, Value>) -> String {
+    let mut out = Vec::with_capacity(256);
+    put_object(&mut out, members);
+    let text = String::from_utf8(out).expect("JSON printed from text is text");
+    // What is to be escaped begins with one of these bytes, which few texts have.
+    if text.bytes().any(|byte| matches!(byte, b'<' | b'>' | b'&' | 0xe2)) {
+        return escape_html(text);
+    }
+    text
 }
 
-fn sorted(value: &Value) -> Value {
-    match value {
-        Value::Object(map) => {
-            let mut members: Vec<_> = map.iter().collect();
-            members.sort_unstable_by_key(|(name, _)| *name);
-            members.into_iter().map(|(name, value)| (name.clone(), sorted(value))).collect()
+fn put_object(out: &mut Vec<u8>, members: &Map<String, Value>) {
+    let put_all = |out: &mut Vec<u8>, members: &mut dyn Iterator<Item = (&String, &Value)>| {
+        out.push(b'{');
+        for (at, (name, value)) in members.enumerate() {
+            if at > 0 {
+                out.push(b',');
+            }
+            put_text(out, name);
+            out.push(b':');
+            put_value(out, value);
         }
-        Value::Array(items) => items.iter().map(sorted).collect(),
-        other => other.clone(),
+        out.push(b'}');
+    };
+    if members.keys().is_sorted() {
+        return put_all(out, &mut members.iter());
     }
+    let mut sorted: Vec<_> = members.iter().collect();
+    sorted.sort_unstable_by_key(|(name, _)| *name);
+    put_all(out, &mut sorted.into_iter());
+}
+
+fn put_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Object(members) => put_object(out, members),
+        Value::Array(items) => {
+            out.push(b'[');
+            for (at, item) in items.iter().enumerate() {
+                if at > 0 {
+                    out.push(b',');
+                }
+                put_value(out, item);
+            }
+            out.push(b']');
+        }
+        Value::String(text) => put_text(out, text),
+        other => serde_json::to_writer(out, other).expect("a Vec takes every write"),
+    }
+}
+
+fn put_text(out: &mut Vec<u8>, text: &str) {
+    serde_json::to_writer(out, text).expect("a Vec takes every write");
 }
 
 /// These characters stand only inside of strings in JSON, so that plain replacement is right.
@@ -121,5 +159,55 @@ impl<'de> Visitor<'de> for Strict {
             map.insert(name, value);
         }
         Ok(Value::Object(map))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+
+    /// The same by copies in order.
+    fn plainly(value: &Value) -> Value {
+        match value {
+            Value::Object(map) => {
+                let mut members: Vec<_> = map.iter().collect();
+                members.sort_unstable_by_key(|(name, _)| *name);
+                members.into_iter().map(|(name, value)| (name.clone(), plainly(value))).collect()
+            }
+            Value::Array(items) => items.iter().map(plainly).collect(),
+            other => other.clone(),
+        }
+    }
+
+    fn value() -> impl Strategy<Value = Value> {
+        let leaf = prop_oneof![
+            Just(Value::Null),
+            any::<bool>().prop_map(Value::from),
+            any::<i64>().prop_map(Value::from),
+            any::<f64>().prop_map(Value::from),
+            any::<String>().prop_map(Value::from),
+            Just(json!("<a href=\"x\">&\u{2028}\u{2029}\u{2030}\u{7f}\n")),
+        ];
+        leaf.prop_recursive(4, 64, 8, |inner| {
+            prop_oneof![
+                prop::collection::vec(inner.clone(), 0..8).prop_map(Value::from),
+                prop::collection::vec((any::<String>(), inner), 0..8)
+                    .prop_map(|members| Value::Object(members.into_iter().collect())),
+            ]
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn printing_in_order_is_putting_in_order_and_printing(
+            members in prop::collection::vec((any::<String>(), value()), 0..8),
+        ) {
+            let members: Map<String, Value> = members.into_iter().collect();
+            let expected = escape_html(plainly(&Value::Object(members.clone())).to_string());
+            prop_assert_eq!(to_sorted_string(&members), expected);
+        }
     }
 }

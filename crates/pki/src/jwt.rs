@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use steeple_spiffe::{IdError, SpiffeId, TrustDomain};
 use thiserror::Error;
 
@@ -223,6 +223,33 @@ pub struct ValidJwt {
     pub expires_at: SystemTime,
 }
 
+/// The header of the tokens that one key signs, encoded once for all of them.
+#[derive(Clone, Debug)]
+pub struct Header {
+    alg: JwtAlg,
+    /// In base64url, with the dot behind it.
+    encoded: String,
+}
+
+impl Header {
+    /// `alg`, `kid` and `typ`, for a key of this kind.
+    ///
+    /// # Errors
+    /// When such keys have no JWT algorithm.
+    pub fn new(typ: &str, key_id: &str, kind: KeyKind) -> Result<Self, JwtError> {
+        let alg = JwtAlg::for_key(kind).ok_or(SignError::Unsupported {
+            kind,
+            algorithm: SignatureAlgorithm::default_for(kind),
+        })?;
+        let members = [("alg", alg.as_str()), ("kid", key_id), ("typ", typ)];
+        let members = members.map(|(name, value)| (name.to_owned(), Value::from(value)));
+        let header = json::to_sorted_string(&Map::from_iter(members));
+        let mut encoded = URL_SAFE_NO_PAD.encode(header);
+        encoded.push('.');
+        Ok(Self { alg, encoded })
+    }
+}
+
 /// Signs `claims` as a compact JWS with the header `alg`, `kid`, `typ` = `JWT`. Members are
 /// sorted, as in SPIRE's tokens.
 ///
@@ -246,16 +273,26 @@ pub async fn sign_as(
     key_id: &str,
     signer: &dyn Signer,
 ) -> Result<String, JwtError> {
-    let kind = signer.public_key().kind();
-    let alg = JwtAlg::for_key(kind)
-        .ok_or(SignError::Unsupported { kind, algorithm: SignatureAlgorithm::default_for(kind) })?;
-    let header = json!({ "alg": alg.as_str(), "kid": key_id, "typ": typ });
-    let mut token = URL_SAFE_NO_PAD.encode(json::to_sorted_string(&header));
-    token.push('.');
-    let claims = json::to_sorted_string(&Value::Object(claims.clone()));
+    let header = Header::new(typ, key_id, signer.public_key().kind())?;
+    sign_under(&header, claims, signer).await
+}
+
+/// As [`sign`], under a header that was made before for this signer's kind of key.
+///
+/// # Errors
+/// As [`sign`].
+pub async fn sign_under(
+    header: &Header,
+    claims: &Map<String, Value>,
+    signer: &dyn Signer,
+) -> Result<String, JwtError> {
+    let claims = json::to_sorted_string(claims);
+    // With room for the signature of an elliptic key.
+    let mut token = String::with_capacity(header.encoded.len() + claims.len() * 4 / 3 + 192);
+    token.push_str(&header.encoded);
     URL_SAFE_NO_PAD.encode_string(claims, &mut token);
-    let mut signature = signer.sign(alg.signature_algorithm(), token.as_bytes()).await?;
-    if let Some(len) = alg.coordinate_len() {
+    let mut signature = signer.sign(header.alg.signature_algorithm(), token.as_bytes()).await?;
+    if let Some(len) = header.alg.coordinate_len() {
         signature = ecdsa::raw_from_der(&signature, len)
             .ok_or_else(|| SignError::Failed("malformed ECDSA signature".into()))?;
     }

@@ -14,7 +14,7 @@ mod public;
 
 pub use numbers::RsaNumbers;
 pub(crate) use possession::{ecdsa_der, ecdsa_numbers, other_s};
-pub use private::{PrivateKey, Signer};
+pub use private::{Effort, PrivateKey, Signer};
 pub use public::PublicKey;
 
 /// The longest SubjectPublicKeyInfo that is looked at, in bytes: an RSA key of 8192 bits has 1062.

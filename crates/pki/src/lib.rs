@@ -30,7 +30,7 @@ pub mod x509;
 pub use bundle::{Bundle, JwtAuthority, X509Authority};
 pub use der::DerError;
 pub use keys::{
-    BadSignature, KeyError, KeyKind, KeyType, MAX_SPKI_LEN, PrivateKey, PublicKey, RsaNumbers,
-    SignError, SignatureAlgorithm, Signer, UnknownKeyType,
+    BadSignature, Effort, KeyError, KeyKind, KeyType, MAX_SPKI_LEN, PrivateKey, PublicKey,
+    RsaNumbers, SignError, SignatureAlgorithm, Signer, UnknownKeyType,
 };
 pub use x509::Certificate;

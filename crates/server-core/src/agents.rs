@@ -500,7 +500,7 @@ impl Agents {
     ) -> Result<Vec<Certificate>, AgentError> {
         let credentials = self.credentials.clone();
         self.pool
-            .run(async move {
+            .run(self.credentials.x509_effort(), async move {
                 let csr = Csr::parse(&csr).map_err(AgentError::Csr)?;
                 credentials
                     .sign_agent_x509_svid(&id, csr.public_key().clone(), now)

@@ -10,7 +10,7 @@ use std::time::{Duration, SystemTime};
 use futures_util::future::join_all;
 use steeple_ca::{CaError, Credentials, JwtSvid, WorkloadJwtParams, WorkloadX509Params};
 use steeple_pki::csr::{Csr, CsrError, UnprovenKey};
-use steeple_pki::{Certificate, DerError, KeyError};
+use steeple_pki::{Certificate, DerError, Effort, KeyError};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use steeple_store::model::Entry;
 use steeple_store::{Store, StoreError};
@@ -25,9 +25,6 @@ use crate::time::unix_seconds;
 pub use wit::{WitKey, WitKeyRule, WitRequest};
 
 mod wit;
-
-/// How many requests of a batch one job signs.
-const CHUNK: usize = 16;
 
 /// Why no SVID was issued.
 #[derive(Debug, thiserror::Error)]
@@ -183,7 +180,7 @@ impl Svids {
         let trust_domain = self.trust_domain.clone();
         let credentials = self.credentials.clone();
         self.pool
-            .run(async move {
+            .run(self.credentials.x509_effort(), async move {
                 let csr = parse_csr(&csr, SvidError::MintCsrSignature)?;
                 let params = wish_of(&csr, &trust_domain, lifetime(ttl))?;
                 let id = params.spiffe_id.clone();
@@ -225,13 +222,22 @@ impl Svids {
                 requests.iter().map(|request| request.entry_id.as_str()).collect();
             Arc::new(self.index.snapshot().authorized_among(agent.id(), &ids, unix_seconds(now)))
         };
-        let mut jobs = Vec::with_capacity(requests.len().div_ceil(CHUNK));
+        let effort = self.credentials.x509_effort();
+        let mut results = Vec::with_capacity(requests.len());
+        let mut pieces = Vec::new();
         let mut rest = requests;
         while !rest.is_empty() {
-            let later = rest.split_off(rest.len().min(CHUNK));
-            jobs.push(self.sign_chunk(std::mem::replace(&mut rest, later), &entries, now));
+            let later = rest.split_off(rest.len().min(SigningPool::piece(effort)));
+            let some = std::mem::replace(&mut rest, later);
+            let piece = self.sign_piece(agent.id(), effort, some, &entries, now);
+            match effort {
+                Effort::Brief => results.extend(piece.await),
+                // Waiting for their turns, or for whoever signs, at the same time.
+                Effort::Long | Effort::Elsewhere => pieces.push(piece),
+            }
         }
-        join_all(jobs).await.into_iter().flatten().collect()
+        results.extend(join_all(pieces).await.into_iter().flatten());
+        results
     }
 
     /// Issues a JWT-SVID by an entry that the agent is authorised for.
@@ -275,7 +281,7 @@ impl Svids {
         let credentials = self.credentials.clone();
         let chain = self
             .pool
-            .run(async move {
+            .run(self.credentials.x509_effort(), async move {
                 let csr = parse_csr(&csr, SvidError::CsrSignature)?;
                 credentials
                     .sign_downstream_x509_ca(csr.public_key().clone(), lifetime(preferred_ttl), now)
@@ -290,8 +296,10 @@ impl Svids {
         Ok(IssuedCa { chain, roots })
     }
 
-    async fn sign_chunk(
+    async fn sign_piece(
         &self,
+        agent: &SpiffeId,
+        effort: Effort,
         requests: Vec<X509Request>,
         entries: &Arc<HashMap<String, Arc<Entry>>>,
         now: SystemTime,
@@ -299,7 +307,7 @@ impl Svids {
         let entries = Arc::clone(entries);
         let credentials = self.credentials.clone();
         self.pool
-            .run(async move {
+            .run_piece(agent, effort, async move {
                 // One after the other for a key in memory, at once for a remote one.
                 join_all(
                     requests
@@ -325,7 +333,12 @@ impl Svids {
         let credentials = self.credentials.clone();
         let params =
             WorkloadJwtParams { spiffe_id: id.clone(), audience, ttl: lifetime(ttl), include_jti };
-        let svid = self.pool.run(async move { credentials.sign_jwt_svid(params, now).await }).await;
+        let svid = self
+            .pool
+            .run(self.credentials.jwt_effort(), async move {
+                credentials.sign_jwt_svid(params, now).await
+            })
+            .await;
         Ok(IssuedJwt { id, svid: svid.map_err(SvidError::SignJwt)?, entry_ttl: ttl })
     }
 }

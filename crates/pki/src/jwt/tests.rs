@@ -1,5 +1,7 @@
 use std::sync::Arc;
 
+use serde_json::json;
+
 use super::*;
 use crate::bundle::{Bundle, JwtAuthority};
 use crate::keys::{KeyType, PrivateKey};

@@ -33,6 +33,17 @@ pub(super) enum Pair {
     Ed25519(Ed25519KeyPair),
 }
 
+/// What a signature takes, and of whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effort {
+    /// Tens of microseconds of this thread; done when the future is polled once.
+    Brief,
+    /// Up to milliseconds of this thread; done when the future is polled once.
+    Long,
+    /// Whatever another process, or a device, takes for it. It may keep this thread waiting.
+    Elsewhere,
+}
+
 /// Something that signs with one private key, wherever that key is kept.
 #[async_trait]
 pub trait Signer: Send + Sync {
@@ -48,6 +59,11 @@ pub trait Signer: Send + Sync {
         algorithm: SignatureAlgorithm,
         message: &[u8],
     ) -> Result<Vec<u8>, SignError>;
+
+    /// What a signature takes. Whoever wraps a signer and adds next to nothing passes this on.
+    fn effort(&self) -> Effort {
+        Effort::Elsewhere
+    }
 
     /// What holds the key, for those who know that holder and can ask more of it, such as a
     /// certificate of where the key was made. Whoever wraps a signer passes this on.
@@ -312,6 +328,13 @@ impl PrivateKey {
 impl Signer for PrivateKey {
     fn public_key(&self) -> &PublicKey {
         &self.public_key
+    }
+
+    fn effort(&self) -> Effort {
+        match self.public_key.kind() {
+            KeyKind::P256 | KeyKind::Ed25519 => Effort::Brief,
+            _ => Effort::Long,
+        }
     }
 
     async fn sign(

@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use futures_util::future::join_all;
 use steeple_ca::{Credentials, WorkloadWitParams};
-use steeple_pki::{KeyError, KeyKind, PublicKey};
+use steeple_pki::{Effort, KeyError, KeyKind, PublicKey};
 use steeple_spiffe::SpiffeId;
 use steeple_store::model::Entry;
 
@@ -62,7 +62,9 @@ impl Svids {
         let id = ids::workload(&self.trust_domain, id).map_err(SvidError::BadId)?;
         let credentials = self.credentials.clone();
         self.pool
-            .run(async move { sign(&credentials, id, &key, ttl, SvidError::BadPublicKey, now).await })
+            .run(Effort::Long, async move {
+                sign(&credentials, id, &key, ttl, SvidError::BadPublicKey, now).await
+            })
             .await
     }
 
@@ -80,7 +82,7 @@ impl Svids {
         };
         let credentials = self.credentials.clone();
         self.pool
-            .run(async move {
+            .run(Effort::Long, async move {
                 let signed =
                     requests.iter().map(|request| by_entry(&credentials, &entries, request, now));
                 join_all(signed).await

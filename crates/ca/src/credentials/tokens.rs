@@ -37,7 +37,8 @@ impl Credentials {
         now: SystemTime,
     ) -> Result<JwtSvid, CaError> {
         let WorkloadJwtParams { spiffe_id, mut audience, ttl, include_jti } = params;
-        let key = self.active_jwt(now)?;
+        let active = self.active_jwt(now)?;
+        let key = &active.key;
         audience.retain(|name| !name.is_empty());
         self.check_member("JWT-SVID", &spiffe_id)?;
         if audience.is_empty() {
@@ -67,8 +68,12 @@ impl Credentials {
                 compose::workload_claims(&self.0.composers, &spiffe_id, claims, cap, now);
             Composed { claims, issued_at, expires_at } = Box::pin(composing).await?;
         }
-        let token =
-            jwt::sign(&claims, key.id(), key.signer().as_ref()).await.map_err(CaError::SignJwt)?;
+        let signer = key.signer().as_ref();
+        let token = match &active.header {
+            Some(header) => jwt::sign_under(header, &claims, signer).await,
+            None => jwt::sign(&claims, key.id(), signer).await,
+        };
+        let token = token.map_err(CaError::SignJwt)?;
         steeple_telemetry::incr(&["server_ca", "sign", "jwt_svid"], 1.0, &[]);
         Ok(JwtSvid { token, issued_at: from_unix(issued_at), expires_at: from_unix(expires_at) })
     }
