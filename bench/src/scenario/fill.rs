@@ -33,7 +33,7 @@ async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<(
     let wanted = context.args.fill;
     deployment.restart_agent()?;
     fetch::until(deployment.agent_channel(), 1).await?;
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(SETTLE.min(context.args.idle)).await;
     let empty = deployment.agent.memory()?;
     deployment.agent.stop();
 
@@ -49,13 +49,14 @@ async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<(
         }
     }
     // Servers that look at their entries from time to time have looked by then.
-    tokio::time::sleep(Duration::from_secs(6)).await;
+    let pause = if context.args.is_quick() { SETTLE / 4 } else { Duration::from_secs(6) };
+    tokio::time::sleep(pause).await;
 
     let begun = Instant::now();
     deployment.restart_agent()?;
     fetch::until(deployment.agent_channel(), wanted + 1).await?;
     context.add("fill.time", begun.elapsed().as_secs_f64());
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(SETTLE.min(context.args.idle)).await;
     let full = deployment.agent.memory()?;
     context.add("fill.rss", full.rss.saturating_sub(empty.rss) as f64 / wanted as f64);
     context.add("fill.peak", full.peak.saturating_sub(empty.rss) as f64 / wanted as f64);

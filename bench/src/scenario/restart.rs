@@ -20,6 +20,8 @@ use crate::figures::lower;
 const LIMIT: Duration = Duration::from_secs(180);
 /// How long a workload waits before it tries again.
 const RETRY: Duration = Duration::from_millis(10);
+/// How many workloads have a stream open at most.
+const STREAMS: usize = 300;
 /// How many workloads fetch anew all the time.
 const FETCHERS: usize = 4;
 
@@ -48,7 +50,7 @@ pub const SCENARIO: Scenario = Scenario::shared(
 
 async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<()> {
     let socket = deployment.agent_socket().to_owned();
-    let count = context.args.streams;
+    let count = context.args.streams.min(STREAMS);
     let fresh = View { openings: 0, open: false, down: Duration::ZERO };
     let views: Views = Arc::new(Mutex::new(vec![fresh; count]));
     let mut tasks = JoinSet::new();

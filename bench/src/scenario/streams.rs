@@ -121,7 +121,7 @@ where
         let what = format!("{} streams of {wanted} within {OPEN:?}", spent.calls);
         return Err(Error::Wrong { call, what });
     }
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(SETTLE.min(context.args.idle)).await;
     let open = deployment.agent.memory()?;
     let clocks = Clocks::read(deployment)?;
     tokio::time::sleep(WATCH.min(context.args.idle)).await;
@@ -136,7 +136,7 @@ where
         }
         tokio::time::sleep(SETTLE / 10).await;
     }
-    tokio::time::sleep(SETTLE).await;
+    tokio::time::sleep(SETTLE.min(context.args.idle)).await;
     let after = deployment.agent.memory()?;
     let per_stream = |before: u64, open: u64| open.saturating_sub(before) as f64 / wanted as f64;
     Ok(Cost {
