@@ -22,6 +22,7 @@ Measures spire-server and spire-agent of one or more folders, in alternation.
 
   bench --bin [LABEL=]FOLDER [--bin [LABEL=]FOLDER ...] [options]
   bench push --help     how fast changes reach an open stream
+  bench model --help    what deployments of any size need
 
   --bin [LABEL=]FOLDER  folder with spire-server and spire-agent; LABEL is the folder's
                         name when not given. The first one is what others are compared to

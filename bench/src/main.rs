@@ -15,6 +15,7 @@ mod fleet;
 mod floors;
 mod load;
 mod machine;
+mod model;
 mod pictures;
 mod postgres;
 mod process;
@@ -42,6 +43,9 @@ use scenario::{Context, Run};
 use server::{Options, Server};
 
 fn main() -> ExitCode {
+    if std::env::args().nth(1).as_deref() == Some("model") {
+        return ended(model::main(std::env::args().skip(2)));
+    }
     if std::env::args().nth(1).as_deref() == Some("push") {
         return ended(push::main(std::env::args().skip(2)));
     }

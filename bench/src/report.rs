@@ -271,6 +271,8 @@ impl<'a> Report<'a> {
                 "streams": args.streams,
                 "idle_seconds": args.idle.as_secs_f64(),
                 "changes": args.changes,
+                "agents": args.agents,
+                "steady_seconds": args.steady.as_secs_f64(),
             },
             "folders": bins,
             "figures": figures,

@@ -19,6 +19,7 @@ use super::{attest, enlist, recovery, register};
 use crate::error::{Error, Result};
 use crate::figures::{Better, Figure, lower};
 use crate::load::Clocks;
+use crate::postgres;
 use crate::scenario::{Context, Scenario, idle::mib};
 use crate::server::Options;
 use crate::stats::quantile;
@@ -46,6 +47,7 @@ pub const SCENARIO: Scenario = Scenario::alone(
         lower("fleet.latency", "Fleet at work: a sync, median", "ms"),
         lower("fleet.latency99", "Fleet at work: a sync, p99", "ms"),
         lower("fleet.bytes", "Fleet at work: bytes per agent, both ways", "B/s"),
+        lower("fleet.statements", "Fleet at work: statements per agent and minute", ""),
         lower("fleet.failed", "Fleet at work: calls that failed", ""),
         Figure {
             better: Better::Higher,
@@ -66,7 +68,7 @@ pub const SCENARIO: Scenario = Scenario::alone(
 .at_most(1);
 
 async fn run(context: &mut Context<'_>) -> Result<()> {
-    let options = Options { rate_limits: true, ..Options::default() };
+    let options = Options { rate_limits: true, ..Options::of(context.args) };
     let mut site = Site::start(context.folder(), &options).await?;
     let empty = site.server.memory()?.rss;
     let count = context.args.agents;
@@ -134,7 +136,9 @@ async fn at_work(
 
     let (clocks, before) = (Clocks::read(&site.server)?, Counts::of(&tally, &site.front));
     tally.took.lock().expect("nobody panics while holding it").clear();
+    let asked = postgres::statements(&context.folder().label);
     tokio::time::sleep(context.args.steady).await;
+    let asked = postgres::statements(&context.folder().label).zip(asked);
     let now = Counts::of(&tally, &site.front);
     let spent = clocks.spent(&site.server, now.syncs - before.syncs)?;
     context.samples.beside(spent);
@@ -152,6 +156,10 @@ async fn at_work(
     context.add("fleet.latency", quantile(&took, 0.5));
     context.add("fleet.latency99", quantile(&took, 0.99));
     context.add("fleet.bytes", bytes / seconds / agents.len() as f64);
+    if let Some((now, before)) = asked {
+        let minutes = seconds / 60.0;
+        context.add("fleet.statements", (now - before) / minutes / agents.len() as f64);
+    }
     context.add("fleet.failed", (now.failed - before.failed) as f64);
     context.add("fleet.syncs", spent.calls as f64 / due * 100.0);
     Ok(())
