@@ -29,7 +29,7 @@ run: ## Builds what is missing and shows an identity being issued
 build: ## Builds the three programs as they are shipped, into target/dist
 	$(DIST) -p steeple-server -p steeple-agent -p steeple-oidc
 
-test: check unit interop ## Runs everything that CI runs
+test: check unit interop bench-quick ## Runs everything that CI runs
 
 check: ## Formatting, lints, layers, tidiness, licences
 	cargo fmt --all --check
@@ -51,11 +51,11 @@ interop: ## Other people's SPIFFE software against ours (Go, Python, Java with M
 
 bench: ## Speed and size of our own programs; BENCH_BIN='--bin label=folder ...' for others too
 	$(DIST) -p steeple-server -p steeple-agent
-	cd bench && cargo run --locked --release -- $(BENCH_BIN) --bin steeple=../target/dist $(ARGS)
+	cargo run --locked --release -p steeple-bench -- $(BENCH_BIN) --bin steeple=$(TARGET_DIR)/dist $(ARGS)
 
-bench-quick: ## The load generator's short run: every call answered, every answer right
-	cargo build --locked --release -p steeple-server -p steeple-agent
-	cd bench && cargo run --locked --release -- $(BENCH_BIN) --bin steeple=../target/release --quick $(ARGS)
+bench-quick: ## The load generator's short run, on debug binaries: is every answer right?
+	cargo build --locked --workspace
+	$(TARGET_DIR)/debug/bench $(BENCH_BIN) --bin steeple=$(TARGET_DIR)/debug --quick $(ARGS)
 
 fuzz: ## Every fuzz target for half a minute (needs a nightly toolchain and cargo-fuzz)
 	@cd fuzz && for target in $$(cargo fuzz list); do \
