@@ -187,7 +187,8 @@ impl ExplainService {
 fn described(found: &Findings, position: usize, it: &Matched, sight: &Sight) -> pb::Entry {
     let (state, reason) = words::state(found, position, it);
     let identity = it.identity.as_deref();
-    let leaf = identity.and_then(|identity| identity.chain().first());
+    let leaf = identity.and_then(Identity::leaf);
+    let leaf = leaf.as_ref();
     pb::Entry {
         state: state.to_owned(),
         reason,

@@ -9,8 +9,10 @@
 //! [`IdentityCache::signing_needed`]) and takes in what was signed
 //! ([`IdentityCache::install`]).
 
+mod identity;
 mod index;
 mod known_bundles;
+mod memo;
 mod state;
 mod update;
 
@@ -31,9 +33,10 @@ use crate::sealed::KeptEntry;
 use crate::selectors::SelectorSet;
 use crate::sync::EntryDelta;
 
+pub use self::identity::{Identity, Pem, SignedSvid};
 pub use self::known_bundles::{BundleWatch, KnownBundles};
-use self::state::State;
-pub use self::update::{Identity, Pem, SignedSvid, Update};
+use self::state::{Held, State};
+pub use self::update::Update;
 
 /// What shared code holds: every method takes a short lock and never awaits.
 pub struct IdentityCache {
@@ -157,7 +160,8 @@ impl IdentityCache {
 
     /// All entries with their SVIDs, to be kept on disk; the ones in use first.
     pub fn kept(&self) -> Vec<KeptEntry> {
-        self.lock().kept()
+        let held = self.lock().kept();
+        held.into_iter().map(Held::keep).collect()
     }
 
     /// Whether this entry is known and still grants the same identity.

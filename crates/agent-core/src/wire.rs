@@ -1,8 +1,7 @@
 //! The Workload API's stream messages as bytes, written once and shared.
 //!
-//! A message is put together from fragments that are encoded when the thing
-//! they describe enters the cache: an identity's fields when its SVID does, a
-//! bundle's when it changes. What a stream sends is a [`Frame`]: the message
+//! A message is put together from fragments: an identity's fields as they lie
+//! in the cache, once each, and a bundle's, encoded when it changes. What a stream sends is a [`Frame`]: the message
 //! with gRPC's five-byte prefix before it, ready for the connection.
 //!
 //! Field numbers are those of the public `workload.proto`; the tests of
@@ -10,8 +9,6 @@
 
 mod delegated;
 mod wit;
-
-use std::ops::Range;
 
 use bytes::Bytes;
 use zeroize::Zeroizing;
@@ -41,44 +38,42 @@ impl Frame {
     }
 }
 
-/// An `X509SVID` message without its bundle: fields before and after it.
-pub struct IdentityFragment {
-    head: Zeroizing<Vec<u8>>,
-    /// Where in `head` the key is.
-    key: Range<usize>,
-    tail: Vec<u8>,
+/// An `X509SVID` message without its bundle: where its fields are, none of them copied.
+#[derive(Clone, Copy)]
+pub struct IdentityFragment<'i> {
+    /// The SPIFFE ID.
+    pub spiffe_id: &'i str,
+    /// The leaf's DER, and the concatenated DER of those that come after it.
+    pub chain: [&'i [u8]; 2],
+    /// The key, PKCS#8 DER.
+    pub key_pkcs8: &'i [u8],
+    /// The hint; may be empty.
+    pub hint: &'i str,
 }
 
-impl IdentityFragment {
-    /// Encodes the SPIFFE ID, the concatenated DER chain, the PKCS#8 key and
-    /// the hint.
-    pub fn new(spiffe_id: &str, chain_der: &[u8], key_pkcs8: &[u8], hint: &str) -> Self {
-        let mut head = Zeroizing::new(Vec::with_capacity(
-            spiffe_id.len() + chain_der.len() + key_pkcs8.len() + 3 * MAX_OVERHEAD,
-        ));
-        put_field(&mut head, 1, spiffe_id.as_bytes());
-        put_field(&mut head, 2, chain_der);
-        put_field(&mut head, 3, key_pkcs8);
-        let key = head.len() - key_pkcs8.len()..head.len();
-        let mut tail = Vec::new();
-        put_field(&mut tail, 5, hint.as_bytes());
-        Self { head, key, tail }
-    }
-
-    /// The key, PKCS#8 DER.
-    pub fn key_pkcs8(&self) -> &[u8] {
-        &self.head[self.key.clone()]
-    }
-
+impl IdentityFragment<'_> {
     fn len(&self, bundle: &BundleFragment) -> usize {
-        self.head.len() + field_len(bundle.x509_der.len()) + self.tail.len()
+        [self.spiffe_id.len(), self.chain_len(), self.key_pkcs8.len(), self.hint.len()]
+            .into_iter()
+            .chain([bundle.x509_der.len()])
+            .map(field_len)
+            .sum()
+    }
+
+    fn chain_len(&self) -> usize {
+        self.chain.iter().map(|part| part.len()).sum()
     }
 
     fn write(&self, out: &mut Vec<u8>, bundle: &BundleFragment) {
         put_key(out, 1, self.len(bundle));
-        out.extend_from_slice(&self.head);
+        put_field(out, 1, self.spiffe_id.as_bytes());
+        if self.chain_len() > 0 {
+            put_key(out, 2, self.chain_len());
+            self.chain.iter().for_each(|part| out.extend_from_slice(part));
+        }
+        put_field(out, 3, self.key_pkcs8);
         put_field(out, 4, &bundle.x509_der);
-        out.extend_from_slice(&self.tail);
+        put_field(out, 5, self.hint.as_bytes());
     }
 }
 
@@ -107,7 +102,7 @@ impl BundleFragment {
 
 /// An `X509SVIDResponse`.
 pub fn x509_svids<'f>(
-    identities: impl Iterator<Item = &'f IdentityFragment> + Clone,
+    identities: impl Iterator<Item = IdentityFragment<'f>> + Clone,
     bundle: &BundleFragment,
     federated: impl Iterator<Item = &'f BundleFragment> + Clone,
 ) -> Frame {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use prost::Message as _;
-use steeple_agent_core::wire::{Change, IdentityFragment, WithKey, delegated_x509_svids, watched};
+use steeple_agent_core::wire::{Change, WithKey, delegated_x509_svids, watched};
 use steeple_pki::x509::{
     Certificate, DistinguishedName, KeyUsage, SerialNumber, Template, self_sign,
 };
@@ -42,12 +42,9 @@ fn id() -> SpiffeId {
 #[tokio::test]
 async fn a_message_for_delegates_is_what_spires_clients_decode() {
     let leaf = certificate().await;
-    let chain = [leaf.clone(), leaf.clone()];
-    let fragment = IdentityFragment::new(id().as_str(), leaf.der(), b"key", "hint");
-    let identities = [
-        WithKey::new(&id(), &chain, "hint", &fragment),
-        WithKey::new(&id(), &chain, "", &fragment),
-    ];
+    let chain = || [leaf.der(), leaf.der()].into_iter();
+    let with_hint = |hint| WithKey::new(&id(), chain(), leaf.not_after(), hint, b"key");
+    let identities = [with_hint("hint"), with_hint("")];
     let federates_with = ["spiffe://other.org".to_owned()];
     let frame = delegated_x509_svids(&identities, &federates_with);
     let message = spires::SubscribeToX509sviDsResponse::decode(frame.message()).unwrap();
@@ -66,8 +63,7 @@ async fn a_message_for_delegates_is_what_spires_clients_decode() {
 #[tokio::test]
 async fn changes_are_what_our_protocol_says() {
     let leaf = certificate().await;
-    let fragment = IdentityFragment::new(id().as_str(), leaf.der(), b"key", "");
-    let svid = || WithKey::new(&id(), std::slice::from_ref(&leaf), "", &fragment);
+    let svid = || WithKey::new(&id(), std::iter::once(leaf.der()), leaf.not_after(), "", b"key");
     let federates_with = ["spiffe://other.org".to_owned()];
     let frame = watched(&[
         Change {

@@ -13,9 +13,11 @@ use tokio::sync::watch;
 use tracing::{debug, warn};
 use zeroize::Zeroizing;
 
+use super::identity::{Identity, Issuers, SignedSvid};
 use super::index::{EntryIndex, GroupIndex};
 use super::known_bundles::{BundleWatch, KnownBundles};
-use super::update::{Identity, SignedSvid, Update};
+use super::memo::{Answer, Memo};
+use super::update::Update;
 use super::{Applied, SigningRequest, trust_domain_of};
 use crate::bundle::{Bundles, CachedBundle, replace};
 use crate::entry::{Entry, EntryId};
@@ -36,6 +38,9 @@ pub(super) struct State {
     /// When each held SVID is due, and when it ends.
     due: BTreeSet<(SystemTime, EntryId)>,
     ends: BTreeSet<(SystemTime, EntryId)>,
+    issuers: Issuers,
+    /// Emptied by whatever changes records, identities or bundles.
+    memo: Memo,
     /// What a caller gets that matches no entry.
     nobody: Arc<Update>,
     max_svids: usize,
@@ -83,6 +88,8 @@ impl State {
             stale: BTreeSet::new(),
             due: BTreeSet::new(),
             ends: BTreeSet::new(),
+            issuers: Issuers::default(),
+            memo: Memo::default(),
             nobody,
             max_svids,
         }
@@ -133,6 +140,7 @@ impl State {
         let own_domain = trust_domain_of(&self.own).clone();
         let changed = replace(&mut self.bundles, bundles, &own_domain, CACHE);
         if !changed.is_empty() {
+            self.memo.clear();
             self.all_bundles.send_replace(Arc::new(KnownBundles::new(&self.bundles)));
         }
         if changed.contains(&own_domain) {
@@ -148,6 +156,7 @@ impl State {
     }
 
     fn remove_entry(&mut self, id: &EntryId) -> Option<HashSet<SelectorSet>> {
+        self.memo.clear();
         self.drop_identity(id);
         self.stale.remove(id);
         let record = self.records.remove(id)?;
@@ -165,6 +174,7 @@ impl State {
 
     /// Gives every group that the entry reached before or reaches now.
     fn upsert_entry(&mut self, entry: Entry) -> HashSet<SelectorSet> {
+        self.memo.clear();
         let id = entry.id.clone();
         let reached = self.by_selector.reached_by(&entry.selectors);
         for group in &reached {
@@ -283,6 +293,7 @@ impl State {
 
     pub(super) fn install(&mut self, signed: Vec<(Arc<Entry>, SignedSvid)>) -> Vec<SelectorSet> {
         let mut affected = HashSet::new();
+        self.memo.clear();
         for (asked, svid) in signed {
             let id = asked.id.clone();
             self.drop_identity(&id);
@@ -293,7 +304,7 @@ impl State {
             if *asked == *record.entry {
                 self.stale.remove(&id);
             }
-            let identity = Arc::new(Identity::new(asked, svid));
+            let identity = Arc::new(Identity::new(asked, svid, &mut self.issuers));
             self.due.insert((identity.due(), id.clone()));
             self.ends.insert((identity.expires_at(), id.clone()));
             debug!(subsystem_name = CACHE, entry = %id, spiffe_id = %record.entry.spiffe_id, "SVID updated");
@@ -336,6 +347,7 @@ impl State {
         {
             count += 1;
             affected.extend(self.forget_identity(&id));
+            self.memo.clear();
             if let Some(record) = self.records.get_mut(&id) {
                 record.lapsed = true;
             }
@@ -375,6 +387,7 @@ impl State {
     fn drop_identity(&mut self, id: &EntryId) {
         let identity = self.records.get_mut(id).and_then(|record| record.identity.take());
         if let Some(identity) = identity {
+            self.memo.clear();
             self.due.remove(&(identity.due(), id.clone()));
             self.ends.remove(&(identity.expires_at(), id.clone()));
         }
@@ -396,8 +409,8 @@ impl State {
             self.touch(&entries, now);
             return (receiver, false);
         }
-        let entries = self.entries.matching(selectors);
-        let update = self.shared_update(&entries);
+        let (ids, update) = self.update_of(selectors);
+        let entries = BTreeSet::clone(&ids);
         let mut wanting = false;
         for id in &entries {
             let record = self.records.get_mut(id).expect("the index names only known entries");
@@ -437,16 +450,51 @@ impl State {
         }
     }
 
-    pub(super) fn snapshot(&self, selectors: &SelectorSet) -> Arc<Update> {
+    pub(super) fn snapshot(&mut self, selectors: &SelectorSet) -> Arc<Update> {
         match self.groups.get(selectors) {
             Some(group) => group.sender.borrow().clone(),
-            None => self.shared_update(&self.entries.matching(selectors)),
+            None => self.update_of(selectors).1,
         }
     }
 
-    pub(super) fn matching(&self, selectors: &SelectorSet) -> Vec<Arc<Entry>> {
+    pub(super) fn matching(&mut self, selectors: &SelectorSet) -> Vec<Arc<Entry>> {
+        self.answer(selectors).entries.to_vec()
+    }
+
+    /// What these selectors match, found now or since the last change.
+    fn answer(&mut self, selectors: &SelectorSet) -> Answer {
+        if let Some(answer) = self.memo.get(selectors) {
+            return answer.clone();
+        }
         let ids = self.entries.matching(selectors);
-        ids.iter().filter_map(|id| self.records.get(id)).map(|r| r.entry.clone()).collect()
+        let records = ids.iter().filter_map(|id| self.records.get(id));
+        let entries = records.map(|record| record.entry.clone()).collect();
+        let answer = Answer { ids: Arc::new(ids), entries, update: None };
+        self.memo.insert(selectors, &answer);
+        answer
+    }
+
+    /// As [`Self::answer`], with the update for a caller that is in no group yet.
+    fn update_of(&mut self, selectors: &SelectorSet) -> (Arc<BTreeSet<EntryId>>, Arc<Update>) {
+        let mut answer = self.answer(selectors);
+        if let Some(update) = answer.update {
+            return (answer.ids, update);
+        }
+        let update = self.shared_update(&answer.ids);
+        // Each time that an update lacks a bundle, that is said.
+        let mut domains = answer.entries.iter().flat_map(|entry| &entry.federates_with);
+        if domains.all(|domain| self.bundles.contains_key(domain)) {
+            answer.update = Some(update.clone());
+            self.memo.insert(selectors, &answer);
+        }
+        (answer.ids, update)
+    }
+
+    /// What would be found without what is remembered.
+    #[cfg(test)]
+    pub(super) fn find(&mut self, selectors: &SelectorSet) -> Arc<Update> {
+        self.memo.clear();
+        self.update_of(selectors).1
     }
 
     pub(super) fn bundles(&self) -> &Bundles {
@@ -466,23 +514,15 @@ impl State {
         known.is_some_and(|record| record.entry.spiffe_id == entry.spiffe_id)
     }
 
-    pub(super) fn kept(&self) -> Vec<KeptEntry> {
+    /// Every entry and what is held for it, the ones in use first.
+    pub(super) fn kept(&self) -> Vec<Held> {
         let mut records: Vec<&Record> = self.records.values().collect();
         records.sort_by_key(|record| (record.groups.is_empty(), Reverse(record.last_used)));
-        let svid = |record: &Record| {
-            let identity = record.identity.as_ref()?;
-            // One that was signed for the entry as it was before is due at once.
-            let current = *record.entry == *identity.entry();
-            Some(KeptSvid {
-                chain: identity.chain().to_vec(),
-                key_pkcs8: Zeroizing::new(identity.key_pkcs8().to_vec()),
-                due: if current { identity.due() } else { SystemTime::UNIX_EPOCH },
-            })
+        let held = |record: &Record| Held {
+            entry: record.entry.clone(),
+            identity: record.identity.clone(),
         };
-        records
-            .into_iter()
-            .map(|record| KeptEntry { entry: record.entry.clone(), svid: svid(record) })
-            .collect()
+        records.into_iter().map(held).collect()
     }
 
     pub(super) fn count_svids(&self) -> usize {
@@ -562,6 +602,30 @@ impl State {
         federated.sort_by(|a, b| a.trust_domain().cmp(b.trust_domain()));
         federated.dedup_by(|a, b| Arc::ptr_eq(a, b));
         Arc::new(Update::new(identities, expected, self.own.clone(), federated))
+    }
+}
+
+/// An entry and what is held for it, to be kept.
+pub(super) struct Held {
+    entry: Arc<Entry>,
+    identity: Option<Arc<Identity>>,
+}
+
+impl Held {
+    /// Parses the chain, which is not to be done under the lock.
+    pub(super) fn keep(self) -> KeptEntry {
+        let svid = |identity: Arc<Identity>| KeptSvid {
+            chain: identity.chain(),
+            key_pkcs8: Zeroizing::new(identity.key_pkcs8().to_vec()),
+            // One that was signed for the entry as it was before is due at once.
+            due: if *self.entry == *identity.entry() {
+                identity.due()
+            } else {
+                SystemTime::UNIX_EPOCH
+            },
+        };
+        let svid = self.identity.map(svid);
+        KeptEntry { entry: self.entry, svid }
     }
 }
 

@@ -348,6 +348,8 @@ enum Step {
     Subscribe { selectors: BTreeSet<u8> },
     Leave { which: usize },
     Sign,
+    Expire,
+    Discard,
 }
 
 fn step() -> impl Strategy<Value = Step> {
@@ -362,6 +364,8 @@ fn step() -> impl Strategy<Value = Step> {
         numbers().prop_map(|selectors| Step::Subscribe { selectors }),
         (0usize..8).prop_map(|which| Step::Leave { which }),
         Just(Step::Sign),
+        Just(Step::Expire),
+        Just(Step::Discard),
     ]
 }
 
@@ -377,6 +381,7 @@ proptest! {
         let set = |numbers: &BTreeSet<u8>| {
             selectors(&names(numbers).iter().map(String::as_str).collect::<Vec<_>>())
         };
+        let mut asked = BTreeSet::new();
         for (position, step) in steps.into_iter().enumerate() {
             match step {
                 Step::Upsert { id, selectors: wanted, revision } => {
@@ -390,6 +395,7 @@ proptest! {
                     model.remove(&id);
                 }
                 Step::Subscribe { selectors } => {
+                    asked.insert(selectors.clone());
                     let stream = cache.subscribe(set(&selectors), NOON);
                     open.insert(position, (selectors, stream));
                 }
@@ -400,6 +406,24 @@ proptest! {
                 Step::Sign => {
                     sign(&cache, NOON);
                 }
+                Step::Expire => {
+                    cache.expire(NOON + HOUR);
+                }
+                Step::Discard => {
+                    cache.discard(&cache.signed_entries(), |_| true);
+                }
+            }
+            // What is remembered is what would be found.
+            for caller in &asked {
+                let caller = set(caller);
+                let matching = cache.matching(&caller);
+                let remembered = (cache.snapshot(&caller), cache.snapshot(&caller));
+                let found = cache.lock().find(&caller);
+                prop_assert_eq!(served(&remembered.0), served(&found));
+                prop_assert!(remembered.0.x509_svids().same(found.x509_svids()));
+                prop_assert_eq!(remembered.0.is_complete(), found.is_complete());
+                prop_assert!(Arc::ptr_eq(&remembered.0, &remembered.1));
+                prop_assert_eq!(matching, cache.matching(&caller));
             }
         }
         sign(&cache, NOON);

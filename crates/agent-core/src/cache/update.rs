@@ -1,104 +1,15 @@
 //! What a set of selectors is entitled to at one moment.
 
 use std::sync::{Arc, OnceLock};
-use std::time::SystemTime;
 
-use bytes::Bytes;
 use steeple_pki::Bundle;
 use steeple_pki::bundle::{Indent, wit_svid_jwks};
-use steeple_pki::x509::Certificate;
-use zeroize::Zeroizing;
 
 use crate::bundle::CachedBundle;
-use crate::entry::{Entry, duplicate_hints};
-use crate::wire::{self, Frame, IdentityFragment, WithKey};
+use crate::entry::duplicate_hints;
+use crate::wire::{self, Frame};
 
-/// A signed chain and its key, as they come from the signer.
-pub struct SignedSvid {
-    /// The leaf first.
-    pub chain: Vec<Certificate>,
-    /// PKCS#8 DER.
-    pub key_pkcs8: Zeroizing<Vec<u8>>,
-    /// When to ask for the next one.
-    pub due: SystemTime,
-}
-
-impl SignedSvid {
-    /// When the leaf stops being valid.
-    pub fn expires_at(&self) -> Option<SystemTime> {
-        self.chain.first().map(Certificate::not_after)
-    }
-}
-
-/// An entry together with its current X.509-SVID; immutable, encoded once.
-pub struct Identity {
-    entry: Arc<Entry>,
-    chain: Vec<Certificate>,
-    due: SystemTime,
-    fragment: IdentityFragment,
-    pem: OnceLock<Pem>,
-}
-
-/// A chain and its key as PEM, for those who want them so.
-pub struct Pem {
-    /// The certificates, leaf first.
-    pub chain: Bytes,
-    /// The key as a block `PRIVATE KEY`; wiped with its last reference.
-    pub key: Bytes,
-}
-
-impl Identity {
-    pub(super) fn new(entry: Arc<Entry>, svid: SignedSvid) -> Self {
-        let der: Vec<u8> = svid.chain.iter().flat_map(|cert| cert.der().iter().copied()).collect();
-        let fragment =
-            IdentityFragment::new(entry.spiffe_id.as_str(), &der, &svid.key_pkcs8, &entry.hint);
-        Self { entry, chain: svid.chain, due: svid.due, fragment, pem: OnceLock::new() }
-    }
-
-    /// The entry that grants it.
-    pub fn entry(&self) -> &Entry {
-        &self.entry
-    }
-
-    /// The certificates, leaf first.
-    pub fn chain(&self) -> &[Certificate] {
-        &self.chain
-    }
-
-    /// The chain and the key as PEM, written by the first who asks and shared.
-    pub fn pem(&self) -> &Pem {
-        self.pem.get_or_init(|| {
-            let chain: String = self.chain.iter().map(Certificate::pem).collect();
-            let key = steeple_pki::pem::encode("PRIVATE KEY", self.fragment.key_pkcs8());
-            Pem { chain: chain.into(), key: wire::wiped(Zeroizing::new(key.into_bytes())) }
-        })
-    }
-
-    /// The key, PKCS#8 DER.
-    pub(super) fn key_pkcs8(&self) -> &[u8] {
-        self.fragment.key_pkcs8()
-    }
-
-    /// When the leaf stops being valid.
-    pub fn expires_at(&self) -> SystemTime {
-        self.chain.first().map_or(SystemTime::UNIX_EPOCH, Certificate::not_after)
-    }
-
-    /// Whether a delegate or broker may have it: no identity that administers a server.
-    pub fn is_delegable(&self) -> bool {
-        !self.entry.admin && !self.entry.downstream
-    }
-
-    /// The identity as delegates get it.
-    pub fn with_key(&self) -> WithKey<'_> {
-        WithKey::new(&self.entry.spiffe_id, &self.chain, &self.entry.hint, &self.fragment)
-    }
-
-    /// When it is to be renewed.
-    pub fn due(&self) -> SystemTime {
-        self.due
-    }
-}
+use super::identity::Identity;
 
 /// An immutable answer to "who is this caller": what every stream with the
 /// same entries shares. Each kind of message is put together at most once, by
@@ -187,7 +98,7 @@ impl Update {
     pub fn x509_svids(&self) -> &Frame {
         self.x509_svids.get_or_init(|| {
             wire::x509_svids(
-                self.identities().map(|identity| &identity.fragment),
+                self.identities().map(Identity::fragment),
                 self.bundle.fragment(),
                 self.federated().map(CachedBundle::fragment),
             )
@@ -236,7 +147,7 @@ impl Update {
         self.brokered.get_or_init(|| {
             let identities = self.identities().filter(|identity| identity.is_delegable());
             wire::x509_svids(
-                identities.map(|identity| &identity.fragment),
+                identities.map(Identity::fragment),
                 self.bundle.fragment(),
                 self.federated().map(CachedBundle::fragment),
             )

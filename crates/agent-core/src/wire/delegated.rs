@@ -6,13 +6,11 @@
 
 use std::time::SystemTime;
 
-use steeple_pki::x509::Certificate;
 use steeple_spiffe::SpiffeId;
 use zeroize::Zeroizing;
 
 use super::{
-    BundleFragment, Frame, IdentityFragment, MAX_OVERHEAD, field_len, frame, put_field, put_key,
-    put_message,
+    BundleFragment, Frame, MAX_OVERHEAD, field_len, frame, put_field, put_key, put_message,
 };
 
 /// What an `X509SVIDWithKey` says of an identity beside its key, and the key.
@@ -24,26 +22,24 @@ pub struct WithKey<'i> {
 
 impl<'i> WithKey<'i> {
     /// Encodes the public part; the key stays where it is.
-    pub fn new(
+    pub fn new<'c>(
         spiffe_id: &SpiffeId,
-        chain: &[Certificate],
+        chain: impl Iterator<Item = &'c [u8]> + Clone,
+        expires_at: SystemTime,
         hint: &str,
-        fragment: &'i IdentityFragment,
+        key_pkcs8: &'i [u8],
     ) -> Self {
         let mut id = Vec::with_capacity(spiffe_id.as_str().len());
         put_field(&mut id, 1, spiffe_id.trust_domain_name().as_bytes());
         put_field(&mut id, 2, spiffe_id.path().as_bytes());
-        let certificates: usize = chain.iter().map(|it| it.der().len() + MAX_OVERHEAD).sum();
+        let certificates: usize = chain.clone().map(|it| it.len() + MAX_OVERHEAD).sum();
         let mut svid = Vec::with_capacity(certificates + id.len() + hint.len() + 4 * MAX_OVERHEAD);
-        for certificate in chain {
-            put_message(&mut svid, 1, certificate.der());
-        }
+        chain.for_each(|certificate| put_message(&mut svid, 1, certificate));
         put_message(&mut svid, 2, &id);
-        let expires_at = chain.first().map_or(SystemTime::UNIX_EPOCH, Certificate::not_after);
         let expires_at = expires_at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
         put_number(&mut svid, 3, expires_at.as_secs());
         put_field(&mut svid, 4, hint.as_bytes());
-        Self { svid, key_pkcs8: fragment.key_pkcs8() }
+        Self { svid, key_pkcs8 }
     }
 
     /// How long the encoded `X509SVIDWithKey` is.

@@ -45,7 +45,7 @@ impl Manager {
         let early = |leaf: &Certificate| leaf.not_before() > now;
         let x509_svids = self
             .cache
-            .discard(&self.cache.signed_entries(), |held| held.chain().first().is_some_and(early));
+            .discard(&self.cache.signed_entries(), |held| held.leaf().as_ref().is_some_and(early));
         let jwt_svids = self.jwt.forget_issued_after(now);
         warn!(
             subsystem_name = SUBSYSTEM,

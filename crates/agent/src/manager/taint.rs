@@ -86,7 +86,7 @@ impl Manager {
                 let batch = sweep.next_batch();
                 let tainted_x509_svids = self
                     .cache
-                    .discard(&batch, |identity| self.is_signed_by(identity.chain(), &authorities));
+                    .discard(&batch, |identity| self.is_signed_by(&identity.chain(), &authorities));
                 info!(subsystem_name = CACHE, tainted_x509_svids, "Tainted X.509 SVIDs");
                 let key = &["cache_manager", "tainted_x509_svids", "workload"];
                 telemetry::sample(key, tainted_x509_svids as f64, &[]);

@@ -1,0 +1,215 @@
+//! What an SVID takes, and what a fetch of a cached one allocates, counted: a program of its own
+//! with one test, since the allocator that counts is the process's.
+#![allow(clippy::unwrap_used, missing_docs)]
+
+use std::alloc::System;
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use async_trait::async_trait;
+use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
+use steeple_agent_core::attest::{AttestLimits, WorkloadAttestation};
+use steeple_agent_core::bundle::CachedBundle;
+use steeple_agent_core::cache::{IdentityCache, SignedSvid};
+use steeple_agent_core::entry::Entry;
+use steeple_agent_core::jwt::{JwtSource, JwtSvid, JwtSvids};
+use steeple_agent_core::selectors::SelectorSet;
+use steeple_agent_core::sync::EntryDelta;
+use steeple_peer::Peer;
+use steeple_pki::x509::{
+    DistinguishedName, Issuer, KeyUsage, SerialNumber, Template, issue, self_sign,
+};
+use steeple_pki::{Bundle, Certificate, KeyType, PrivateKey, Signer};
+use steeple_plugin::{PluginError, WorkloadAttestor};
+use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
+use tokio::net::UnixStream;
+
+#[global_allocator]
+static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
+
+const NOON: SystemTime = SystemTime::UNIX_EPOCH;
+const HOUR: Duration = Duration::from_secs(3600);
+const SVIDS: usize = 1000;
+
+/// What one SVID may take with its entry and all that leads to it, of which its certificate and
+/// key are 0.7 KiB.
+const BYTES_PER_SVID: usize = 1640;
+/// What attesting a caller may allocate, beside what its attestors do.
+const ATTESTATION: usize = 14;
+/// What a stream of a known caller may allocate until its first message is at hand.
+const X509: usize = 8;
+/// What a token that is at hand may allocate.
+const JWT: usize = 6;
+
+struct Authority {
+    certificate: Certificate,
+    key: Arc<PrivateKey>,
+}
+
+impl Authority {
+    async fn new() -> Self {
+        let key = Arc::new(PrivateKey::generate(KeyType::EcP256).unwrap());
+        let template = Template {
+            ca: true,
+            key_usage: KeyUsage::CA,
+            ..template(&key, "spiffe://example.org")
+        };
+        let signer: Arc<dyn Signer> = key.clone();
+        let certificate = self_sign(&template, signer).await.unwrap();
+        Self { certificate, key }
+    }
+
+    async fn sign(&self, entry: &Entry) -> SignedSvid {
+        let issuer = Issuer::new(&self.certificate, self.key.clone());
+        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
+        let leaf = issue(&template(&key, entry.spiffe_id.as_str()), &issuer).await.unwrap();
+        SignedSvid { chain: vec![leaf], key_pkcs8: key.to_pkcs8_der(), due: NOON + HOUR / 2 }
+    }
+}
+
+fn template(key: &PrivateKey, uri: &str) -> Template {
+    Template {
+        subject: DistinguishedName { country: vec!["US".into()], ..Default::default() },
+        public_key: key.public_key().clone(),
+        serial: SerialNumber::random(),
+        not_before: NOON,
+        not_after: NOON + HOUR,
+        ca: false,
+        key_usage: KeyUsage::SVID,
+        ext_key_usage: Vec::new(),
+        uri_sans: vec![uri.into()],
+        dns_names: Vec::new(),
+        policies: vec![],
+        extra_extensions: vec![],
+    }
+}
+
+fn entry(number: usize, selector: &str) -> Entry {
+    Entry {
+        id: format!("0f3c9d2e-8a41-4c57-b1d6-{number:012}").into(),
+        spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/filled/{number}")).unwrap(),
+        selectors: [Selector::new("unix", selector)].into_iter().collect(),
+        federates_with: Vec::new(),
+        hint: String::new(),
+        revision: 0,
+        created_at: 100,
+        admin: false,
+        downstream: false,
+        store_svid: false,
+        disable_x509_svid_prefetch: false,
+        jwt_svid_include_jti: false,
+    }
+}
+
+fn learn(cache: &IdentityCache, entries: Vec<Entry>) {
+    let bundles = HashMap::from([(cache.own_bundle().trust_domain().clone(), cache.own_bundle())]);
+    cache.apply(EntryDelta { upserted: entries, removed: Vec::new() }, bundles, NOON);
+}
+
+async fn sign(cache: &IdentityCache, authority: &Authority) {
+    loop {
+        let wanted = cache.wanted(50, NOON);
+        if wanted.is_empty() {
+            return;
+        }
+        let mut signed = Vec::with_capacity(wanted.len());
+        for request in wanted {
+            let svid = authority.sign(&request.entry).await;
+            signed.push((request.entry, svid));
+        }
+        cache.install(signed);
+    }
+}
+
+/// Tells a few selectors of everybody, at once.
+struct Prompt(Vec<Selector>);
+
+#[async_trait]
+impl WorkloadAttestor for Prompt {
+    fn name(&self) -> &str {
+        "unix"
+    }
+
+    async fn attest(&self, _: i32) -> Result<Vec<Selector>, PluginError> {
+        Ok(self.0.clone())
+    }
+}
+
+struct Tokens;
+
+#[async_trait]
+impl JwtSource for Tokens {
+    async fn sign(&self, _: &Entry, _: &[String], _: bool) -> Result<JwtSvid, String> {
+        let (issued_at, expires_at) = (NOON, NOON + HOUR);
+        Ok(JwtSvid { token: "a.b.c".into(), key_id: "key".into(), issued_at, expires_at })
+    }
+}
+
+/// How often `work` allocates, once it has been done a few times.
+async fn allocations(mut work: impl AsyncFnMut()) -> usize {
+    for _ in 0..3 {
+        work().await;
+    }
+    let region = Region::new(HEAP);
+    work().await;
+    let change = region.change();
+    change.allocations + change.reallocations
+}
+
+#[test]
+fn an_svid_and_a_fetch_of_it_are_within_their_budgets() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let authority = Authority::new().await;
+        let domain = TrustDomain::parse("example.org").unwrap();
+        let bundle = Bundle::from_certificates(domain, vec![authority.certificate.clone()]);
+        let cache = IdentityCache::new(Arc::new(CachedBundle::new(bundle)), 10 * SVIDS);
+
+        // As most entries of an agent: somebody's, who does not ask just now.
+        learn(&cache, vec![entry(0, "uid:0")]);
+        sign(&cache, &authority).await;
+        let region = Region::new(HEAP);
+        learn(&cache, (1..=SVIDS).map(|number| entry(number, "uid:1000")).collect());
+        sign(&cache, &authority).await;
+        let change = region.change();
+        let each = (change.bytes_allocated - change.bytes_deallocated) / SVIDS;
+        println!("{each} bytes for each SVID");
+        assert_eq!(cache.count_x509_svids(), SVIDS + 1);
+        assert!(each <= BYTES_PER_SVID, "{each} bytes for each SVID");
+
+        let selectors: Vec<_> = ["uid:0", "user:root", "gid:0", "group:root"]
+            .map(|value| Selector::new("unix", value))
+            .into();
+        let attestor = Arc::new(Prompt(selectors.clone()));
+        let attestation =
+            WorkloadAttestation::new(vec![attestor], AttestLimits::default(), i32::MAX);
+        let (stream, _other) = UnixStream::pair().unwrap();
+        let peer = Peer::of(&stream).unwrap();
+        let attested = allocations(async || {
+            attestation.attest(&peer).await.unwrap();
+        })
+        .await;
+
+        let caller = SelectorSet::new(selectors);
+        let x509 = allocations(async || {
+            let mut subscription = cache.subscribe(caller.clone(), NOON);
+            let update = subscription.ready().await;
+            assert!(!update.x509_svids().bytes().is_empty());
+        })
+        .await;
+
+        let tokens = JwtSvids::new(Arc::new(Tokens), 10);
+        let audience = ["audience".to_owned()];
+        let jwt = allocations(async || {
+            for entry in cache.matching(&caller) {
+                tokens.fetch(&entry, &audience, NOON).await.unwrap();
+            }
+        })
+        .await;
+        println!("allocations: attestation {attested}, X.509 {x509}, JWT {jwt}");
+        assert!(attested <= ATTESTATION, "{attested} allocations to attest a caller");
+        assert!(x509 <= X509, "{x509} allocations to fetch an X.509-SVID");
+        assert!(jwt <= JWT, "{jwt} allocations to fetch a token");
+    });
+}
