@@ -40,8 +40,9 @@ pub use federation::{
 pub use plugins::{ExternalPlugin, PluginConfig, PluginData, PluginType};
 pub use problem::{Notice, NoticeKind, Problem, ProblemKind, Problems, UnknownSection};
 pub use server::{
-    AttestationPolicy, AttestationRule, CaSubject, Cidr, LimitBy, PolicyFiles, PruneAttestedNodes,
-    RateLimit, ServerConfig, ServerExperimental, ServerFlags, load_server, server_plugins,
+    AttestationPolicy, AttestationRule, CaSubject, Cidr, LimitBy, Overload, OverloadClass,
+    PolicyFiles, PruneAttestedNodes, RateLimit, ServerConfig, ServerExperimental, ServerFlags,
+    load_server, server_plugins,
 };
 pub use telemetry::{
     M3Config, OtlpConfig, OtlpProtocol, ProfilingConfig, PrometheusConfig, PrometheusTlsConfig,

@@ -3,6 +3,7 @@
 mod attestation_policy;
 mod build;
 mod guard;
+mod overload;
 #[cfg(test)]
 mod tests;
 mod ttl;
@@ -16,6 +17,7 @@ use std::{
 };
 
 pub use guard::{Cidr, LimitBy, PolicyFiles, RateLimit};
+pub use overload::{Overload, OverloadClass};
 use steeple_runtime::log::LogConfig;
 use steeple_spiffe::{SpiffeId, TrustDomain};
 
@@ -122,6 +124,8 @@ pub struct ServerExperimental {
     pub require_pq_kem: bool,
     /// Whether agents are told of no change, and poll; ours, SPIRE has no such key.
     pub disable_push: bool,
+    /// Bounds on what the server does at once; ours, SPIRE has no such key.
+    pub overload: Overload,
     /// Whether there are WIT-SVIDs (feature flag `wit-svid`).
     pub wit_svid: bool,
     /// Key type of WIT authorities; that of the CA when unset.

@@ -1,5 +1,7 @@
 //! `grpc-status-details-bin`: machine-readable details of a status, which agents branch on.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use prost::Message;
 use prost_types::Any;
@@ -31,6 +33,27 @@ pub fn detail<M: Message + Default>(status: &Status, full_name: &str) -> Option<
         .and_then(|any| M::decode(any.value.as_slice()).ok())
 }
 
+/// `google.rpc.RetryInfo`
+#[derive(Clone, PartialEq, Message)]
+struct RetryInfo {
+    #[prost(message, optional, tag = "1")]
+    retry_delay: Option<prost_types::Duration>,
+}
+
+const RETRY_INFO: &str = "google.rpc.RetryInfo";
+
+/// The detail that says after how long to come again.
+pub fn retry_info(wait: Duration) -> Any {
+    let retry_delay = prost_types::Duration::try_from(wait).ok();
+    pack(RETRY_INFO, &RetryInfo { retry_delay })
+}
+
+/// After how long the server wants its caller to come again, if it says so.
+pub fn retry_delay(status: &Status) -> Option<Duration> {
+    let info: RetryInfo = detail(status, RETRY_INFO)?;
+    info.retry_delay?.try_into().ok()
+}
+
 #[cfg(test)]
 mod tests {
     use steeple_proto::spire::api::types::PermissionDeniedDetails;
@@ -50,6 +73,18 @@ mod tests {
         assert_eq!(received.message(), "agent is banned");
         assert_eq!(detail::<PermissionDeniedDetails>(&received, NAME), Some(sent));
         assert_eq!(detail::<PermissionDeniedDetails>(&received, "another.Name"), None);
+    }
+
+    #[test]
+    fn a_hint_when_to_come_again_is_found() {
+        let wait = Duration::from_millis(1_500);
+        let status = with_details(Code::ResourceExhausted, "", vec![retry_info(wait)]);
+        assert_eq!(retry_delay(&status), Some(wait));
+        assert_eq!(retry_delay(&Status::resource_exhausted("")), None);
+        let seconds = -1;
+        let past = RetryInfo { retry_delay: Some(prost_types::Duration { seconds, nanos: 0 }) };
+        let lie = with_details(Code::Ok, "", vec![pack(RETRY_INFO, &past)]);
+        assert_eq!(retry_delay(&lie), None);
     }
 
     #[test]

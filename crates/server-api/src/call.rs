@@ -13,6 +13,7 @@ use steeple_store::StoreError;
 use tonic::{Code, Request, Status};
 
 use crate::limit::{LimitRefusal, Limits, Toll};
+use crate::load::{Class, Load, Place};
 use crate::status::Answer;
 use crate::table::Row;
 
@@ -30,6 +31,9 @@ pub(crate) struct Facts {
     pub(crate) caller: Caller,
     pub(crate) permit: Permit,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) load: Arc<Load>,
+    /// Its place among the calls that are worked on, while it has one.
+    pub(crate) place: Mutex<Option<Place>>,
     pub(crate) clock: Arc<dyn Clock>,
     /// When the client stops waiting.
     pub(crate) deadline: Option<Instant>,
@@ -147,9 +151,37 @@ impl Call {
     /// item.
     pub(crate) async fn spend_per_item(&self, items: usize) -> Result<(), Status> {
         match self.0.row.toll {
-            Toll::PerItem(..) => self.spend(u32::try_from(items).unwrap_or(u32::MAX)).await,
-            Toll::Free | Toll::PerCall(..) => Err(misconfigured()),
+            Toll::PerItem(..) => self.spend(u32::try_from(items).unwrap_or(u32::MAX)).await?,
+            Toll::Free | Toll::PerCall(..) => return Err(misconfigured()),
         }
+        self.enter().await
+    }
+
+    /// Waits for a place among the calls of its class that are worked on, and keeps it until
+    /// [`Self::leave`]. That there is none is logged for all such calls together.
+    pub(crate) async fn enter(&self) -> Result<(), Status> {
+        let Some(class) = Class::of(self.0.row) else { return Ok(()) };
+        let place = self.0.load.enter(class, &self.0.caller, self.0.deadline).await;
+        self.put(Some(place.map_err(|overloaded| overloaded.status())?));
+        Ok(())
+    }
+
+    /// Takes a place again that it left for a while: it was let in once.
+    pub(crate) fn enter_again(&self) {
+        let place = Class::of(self.0.row).map(|class| self.0.load.again(class, &self.0.caller));
+        self.put(place);
+    }
+
+    /// What is left to do is not work: to wait for the client, or for nothing.
+    pub(crate) fn leave(&self) {
+        self.put(None);
+    }
+
+    fn put(&self, place: Option<Place>) {
+        let mut own = self.0.place.lock().unwrap_or_else(PoisonError::into_inner);
+        // Dropped when the lock is open again.
+        let _last = std::mem::replace(&mut *own, place);
+        drop(own);
     }
 
     /// Waits until the client's bucket has given tokens.

@@ -23,6 +23,7 @@ mod federation;
 mod health;
 mod judge;
 mod limit;
+mod load;
 mod logger;
 mod name;
 mod push;
@@ -74,6 +75,7 @@ use tonic_health::pb::health_server::HealthServer;
 use tower_service::Service;
 
 pub use limit::{LimitBy, RateLimits};
+pub use load::{Class, ClassLimits, LoadLimits};
 
 use crate::agent::AgentService;
 use crate::agent::attest::Attestations;
@@ -87,6 +89,7 @@ use crate::federation::FederationService;
 use crate::health::HealthService;
 use crate::judge::Judge;
 use crate::limit::Limits;
+use crate::load::Load;
 use crate::logger::LoggerService;
 use crate::push::PushService;
 use crate::stack::{Gate, Stack};
@@ -138,6 +141,8 @@ pub struct Parts {
     pub policy: Option<steeple_policy::Engine>,
     /// How much each caller may ask for.
     pub limits: RateLimits,
+    /// How much is worked on at once.
+    pub load: LoadLimits,
     /// Whether a record is written of each call.
     pub audit: bool,
 }
@@ -239,6 +244,7 @@ pub fn apis(parts: Parts) -> Apis<impl GrpcService, impl GrpcService> {
         judge: parts.policy.map(Judge::new),
         bundles,
         limits: Arc::new(Limits::new(parts.limits, now)),
+        load: Load::new(parts.load),
         turns: Turns::default(),
         audit: Audit::new(parts.audit),
         clock: parts.clock,

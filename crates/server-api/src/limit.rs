@@ -11,7 +11,7 @@ use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use steeple_net::status::{pack, with_details};
+use steeple_net::status::{retry_info, with_details};
 use steeple_spiffe::SpiffeId;
 use tonic::metadata::MetadataValue;
 use tonic::{Code, Status};
@@ -108,15 +108,7 @@ impl Answer for LimitRefusal {
 /// A refusal that says when to come again: to programs in `google.rpc.RetryInfo`, to gRPC clients
 /// that know no details in a `retry-after` trailer, in seconds.
 pub(crate) fn retry_later(text: impl Into<String>, wait: Duration) -> Status {
-    /// `google.rpc.RetryInfo`
-    #[derive(Clone, PartialEq, prost::Message)]
-    struct RetryInfo {
-        #[prost(message, optional, tag = "1")]
-        retry_delay: Option<prost_types::Duration>,
-    }
-    let retry_delay = prost_types::Duration::try_from(wait).ok();
-    let detail = pack("google.rpc.RetryInfo", &RetryInfo { retry_delay });
-    let mut status = with_details(Code::ResourceExhausted, text, vec![detail]);
+    let mut status = with_details(Code::ResourceExhausted, text, vec![retry_info(wait)]);
     let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     status.metadata_mut().insert("retry-after", MetadataValue::from(seconds));
     status

@@ -15,6 +15,7 @@ use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
 use prost::Message;
+use steeple_net::status::{retry_info, with_details};
 use steeple_proto::steeple::server::push::v1::Hint;
 use steeple_server_core::push::{End, Listening, News, Push};
 use tokio::time::{Instant, sleep, sleep_until};
@@ -28,6 +29,8 @@ use crate::status::denied;
 
 /// Between two signs of life.
 const HEARTBEAT: Duration = Duration::from_secs(30);
+/// Agents that are to open their streams anew in a second, of a server that stopped.
+const BACK_A_SECOND: f64 = 500.0;
 /// A stream ends before the connection does that it is on, and not together with all others.
 const SHORTEST: Duration = Duration::from_secs(120);
 const LONGEST: Duration = Duration::from_secs(170);
@@ -95,7 +98,7 @@ async fn hint(listening: &Listening, end: Instant) -> Result<Hint, Status> {
         () = sleep_until(end) => return Err(Status::new(Code::Ok, "")),
     };
     match news.end {
-        Some(End::Closed) => return Err(Status::unavailable("the server is stopping")),
+        Some(End::Closed) => return Err(stopping(listening.company())),
         Some(End::Replaced) => return Err(Status::aborted("the agent has opened another stream")),
         None => {}
     }
@@ -106,6 +109,13 @@ async fn hint(listening: &Listening, end: Instant) -> Result<Hint, Status> {
             Ok(Hint { entries, bundles, standing })
         }
     }
+}
+
+/// All agents are told so at the same moment, and are to come back at different ones.
+fn stopping(agents: usize) -> Status {
+    let wait = Duration::from_secs_f64(agents as f64 / BACK_A_SECOND * fastrand::f64());
+    let hint = vec![retry_info(wait)];
+    with_details(Code::Unavailable, "the server is stopping", hint)
 }
 
 /// A hint as gRPC frames it: not compressed, its length, itself.
@@ -132,6 +142,15 @@ mod tests {
         let hint = Hint { entries: true, bundles: false, standing: true };
         assert_eq!(message(hint)[..], [0, 0, 0, 0, 4, 8, 1, 24, 1]);
         assert_eq!(message(Hint::default())[..], [0, 0, 0, 0, 0]);
+    }
+
+    #[test]
+    fn agents_of_a_server_that_stops_come_back_one_after_the_other() {
+        let waits: Vec<_> = (0..100)
+            .map(|_| steeple_net::status::retry_delay(&stopping(5_000)).unwrap_or_default())
+            .collect();
+        assert!(waits.iter().all(|wait| *wait <= Duration::from_secs(10)));
+        assert!(waits.iter().any(|wait| *wait >= Duration::from_secs(3)));
     }
 
     #[test]

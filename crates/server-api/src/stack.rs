@@ -27,7 +27,8 @@ use tower_service::Service;
 use crate::audit::{Audit, Open, Subject};
 use crate::call::{Call, Facts};
 use crate::judge::{Case, Judge};
-use crate::limit::{Limits, Toll};
+use crate::limit::{Bucket, Limits, Toll, site};
+use crate::load::{Held, Load, Sender};
 use crate::status::{Answer, denied};
 use crate::table::{self, Row};
 use crate::tap;
@@ -43,6 +44,7 @@ pub(crate) struct Stack {
     pub(crate) judge: Option<Judge>,
     pub(crate) bundles: Bundles,
     pub(crate) limits: Arc<Limits>,
+    pub(crate) load: Arc<Load>,
     pub(crate) turns: Turns,
     pub(crate) audit: Audit,
     pub(crate) clock: Arc<dyn Clock>,
@@ -89,13 +91,15 @@ where
         let local = self.local;
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
+            let (body, _held) = stack.meter(local, &head, body);
             let traceparent = head.headers.get("traceparent").and_then(|it| it.to_str().ok());
             let rpc = rpc::call(row.path, traceparent);
             let response = rpc.scope(async {
                 match stack.before(row, local, &head, body).await {
                     Ok(Passed { call, turn, open, body }) => {
-                        head.extensions.insert(call);
+                        head.extensions.insert(call.clone());
                         let response = inner.call(Request::from_parts(head, body)).await?;
+                        call.leave();
                         let response = words_of_grpc(response);
                         let response = match open {
                             Some(open) => open.follow(response).await,
@@ -126,6 +130,17 @@ struct Passed {
 }
 
 impl Stack {
+    /// Bounds what all requests weigh together. The room of one is its own while this is held, and
+    /// while its messages are read.
+    fn meter(&self, local: bool, head: &request::Parts, body: Body) -> (Body, Held) {
+        let peer = head.extensions.get::<TlsPeer>().filter(|_| !local);
+        let sender = Sender {
+            site: peer.map(|peer| site(peer.remote_addr().ip())),
+            known: local || peer.is_some_and(|peer| !peer.chain_der().is_empty()),
+        };
+        self.load.meter(sender, body)
+    }
+
     async fn before(
         &self,
         row: &'static Row,
@@ -148,6 +163,8 @@ impl Stack {
             caller,
             permit,
             limits: Arc::clone(&self.limits),
+            load: Arc::clone(&self.load),
+            place: Mutex::default(),
             clock: Arc::clone(&self.clock),
             deadline: timeout(&head.headers).map(|timeout| Instant::now() + timeout),
             notes: self.audit.is_enabled().then(Mutex::default),
@@ -182,10 +199,16 @@ impl Stack {
             // tonic's service does not know it, SPIRE's knows no more than its name.
             return Err(Status::unimplemented("method List not implemented"));
         }
-        match call.caller_svid() {
-            None => Ok(None),
-            Some(svid) => self.turns.take(&svid.id).await.map(Some).map_err(|e| call.fail(&e)),
+        let turn = match call.caller_svid() {
+            None => None,
+            Some(svid) => Some(self.turns.take(&svid.id).await.map_err(|e| call.fail(&e))?),
+        };
+        match call.facts().row.toll {
+            // They have to wait for something else first, and enter when they have it.
+            Toll::PerItem(..) | Toll::PerCall(Bucket::Attest, _) => {}
+            Toll::Free | Toll::PerCall(..) => call.enter().await?,
         }
+        Ok(turn)
     }
 
     async fn authenticate(&self, row: &Row, head: &request::Parts) -> Result<Caller, Status> {

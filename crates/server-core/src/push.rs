@@ -246,6 +246,12 @@ impl Listening {
         }
     }
 
+    /// How many agents listen, with this one.
+    #[must_use]
+    pub fn company(&self) -> usize {
+        self.push.listeners()
+    }
+
     /// What is wrong with the agent, by the index.
     #[must_use]
     pub fn fault(&self) -> Option<AgentFault> {

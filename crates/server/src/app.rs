@@ -276,7 +276,8 @@ impl Server {
         tasks.spawn("log_reopener", signal::reopen_log(self.log.clone(), usr2, w()));
         tasks.spawn("reconfigurer", plugins.running.clone().reconfigure(usr1, w()));
         let (policy, proxies) = (guard::tls(config), guard::proxies(config));
-        let handshake = Handshake { identity, policy, proxies };
+        let limits = guard::connection_limits(config);
+        let handshake = Handshake { identity, policy, proxies, limits };
         tasks.spawn("unix_api", listeners::serve_socket(socket, tracked, apis.local, w()));
         tasks.spawn(
             "tcp_api",
@@ -423,6 +424,7 @@ impl Server {
             push: (!config.experimental.disable_push).then(|| Push::new(opened.index.clone())),
             policy,
             limits: guard::rate_limits(config),
+            load: guard::load_limits(config),
             audit: config.audit_log_enabled,
         }
     }

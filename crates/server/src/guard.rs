@@ -1,10 +1,11 @@
 //! What guards the APIs, from the configuration's words to those of the APIs.
 
-use steeple_config::{LimitBy, ServerConfig};
+use steeple_config::{LimitBy, OverloadClass, ServerConfig};
 use steeple_net::proxy::Ranges;
-use steeple_net::tls::TlsPolicy;
+use steeple_net::serve::Limits;
+use steeple_net::tls::{TlsLimits, TlsPolicy};
 use steeple_policy::Engine;
-use steeple_server_api::RateLimits;
+use steeple_server_api::{ClassLimits, LoadLimits, RateLimits};
 
 use crate::error::ServerError;
 
@@ -24,6 +25,48 @@ pub(crate) fn rate_limits(config: &ServerConfig) -> RateLimits {
             LimitBy::SpiffeId => steeple_server_api::LimitBy::SpiffeId,
         },
     }
+}
+
+/// How much is worked on at once: what this machine suggests, where nothing is set.
+pub(crate) fn load_limits(config: &ServerConfig) -> LoadLimits {
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let usual = LoadLimits::for_cores(cores);
+    let set = &config.experimental.overload;
+    let of = |value: Option<u32>, usual: usize| value.map_or(usual, |it| it as usize);
+    let mib = |value: Option<u32>, usual: usize| value.map_or(usual, |it| (it as usize) << 20);
+    let class = |set: &OverloadClass, usual: ClassLimits| ClassLimits {
+        at_once: of(set.at_once, usual.at_once),
+        waiting: of(set.waiting, usual.waiting),
+        longest_wait: set.longest_wait.unwrap_or(usual.longest_wait),
+    };
+    LoadLimits {
+        at_once: of(set.at_once, usual.at_once),
+        attest: class(&set.attest, usual.attest),
+        renew: class(&set.renew, usual.renew),
+        sign: class(&set.sign, usual.sign),
+        sync: class(&set.sync, usual.sync),
+        admin: class(&set.admin, usual.admin),
+        request_bytes: mib(set.request_memory_mib, usual.request_bytes),
+        request_bytes_per_address: mib(
+            set.request_memory_per_address_mib,
+            usual.request_bytes_per_address,
+        ),
+    }
+}
+
+/// What connections over TCP and their handshakes may cost.
+pub(crate) fn connection_limits(config: &ServerConfig) -> (Limits, TlsLimits) {
+    let set = &config.experimental.overload;
+    let (usual, handshakes) = (Limits::tcp(), TlsLimits::default());
+    let of = |value: Option<u32>, usual: usize| value.map_or(usual, |it| it as usize);
+    let max_connections = of(set.connections, usual.max_connections);
+    let tls = TlsLimits {
+        handshakes: of(set.handshakes, handshakes.handshakes),
+        handshakes_per_address: of(set.handshakes_per_address, handshakes.handshakes_per_address),
+        connections_per_address: of(set.connections_per_address, max_connections.div_ceil(2)),
+        ..handshakes
+    };
+    (Limits { max_connections, ..usual }, tls)
 }
 
 /// An operator's own authorisation policy.

@@ -31,6 +31,8 @@ pub(crate) struct Handshake {
     pub(crate) policy: TlsPolicy,
     /// Proxies to believe about a client's address.
     pub(crate) proxies: Ranges,
+    /// What connections, and what their handshakes, may cost.
+    pub(crate) limits: (Limits, TlsLimits),
 }
 
 /// Opens the Unix socket. With `tracked` callers, their processes are held on to for the audit
@@ -75,10 +77,10 @@ pub(crate) async fn serve_port<S: GrpcService>(
     drain: Watcher,
 ) {
     let address = listener.local_addr().map_or_else(|_| "?".to_owned(), |it| it.to_string());
-    let Handshake { identity, policy, proxies } = handshake;
+    let Handshake { identity, policy, proxies, limits: (limits, tls_limits) } = handshake;
     let tls = ServerTls::with_policy(identity, policy);
-    let incoming = TlsIncoming::new(listener, &tls, TlsLimits::default(), tasks).behind(proxies);
-    let limits = Limits { drain_grace: GRACE, ..Limits::tcp() };
+    let incoming = TlsIncoming::new(listener, &tls, tls_limits, tasks).behind(proxies);
+    let limits = Limits { drain_grace: GRACE, ..limits };
     let serving = serve(incoming, service, limits, drain.clone());
     tell_of(serving, "tcp", &address, drain).await;
 }

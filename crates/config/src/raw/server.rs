@@ -89,10 +89,38 @@ pub(crate) struct Experimental {
     pub(crate) sql_transaction_timeout: Located<String>,
     pub(crate) require_pq_kem: Located<bool>,
     pub(crate) disable_push: Located<bool>,
+    pub(crate) overload: Located<Overload>,
     pub(crate) wit_key_type: Located<String>,
     pub(crate) wit_issuer: Located<String>,
     pub(crate) feature_flags: Located<Vec<String>>,
     pub(crate) named_pipe_name: Located<String>,
+}
+
+/// `server.experimental.overload`, ours
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct Overload {
+    pub(crate) at_once: Located<i64>,
+    pub(crate) attest: Located<OverloadClass>,
+    pub(crate) renew: Located<OverloadClass>,
+    pub(crate) sign: Located<OverloadClass>,
+    pub(crate) sync: Located<OverloadClass>,
+    pub(crate) admin: Located<OverloadClass>,
+    pub(crate) request_memory_mib: Located<i64>,
+    pub(crate) request_memory_per_address_mib: Located<i64>,
+    pub(crate) connections: Located<i64>,
+    pub(crate) connections_per_address: Located<i64>,
+    pub(crate) handshakes: Located<i64>,
+    pub(crate) handshakes_per_address: Located<i64>,
+}
+
+/// `server.experimental.overload.<class>`
+#[derive(Default, Deserialize)]
+#[serde(default)]
+pub(crate) struct OverloadClass {
+    pub(crate) at_once: Located<i64>,
+    pub(crate) waiting: Located<i64>,
+    pub(crate) longest_wait: Located<String>,
 }
 
 /// `server.experimental.auth_opa_policy_engine`

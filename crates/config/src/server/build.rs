@@ -7,7 +7,7 @@ use steeple_spiffe::SpiffeId;
 
 use super::{
     CaSubject, PruneAttestedNodes, ServerConfig, ServerExperimental, ServerFlags,
-    attestation_policy, guard, ttl,
+    attestation_policy, guard, overload, ttl,
 };
 use crate::{
     checks::{Checker, absolute, on, overlay, overlay_switch, quote, set, shared_section, shorten},
@@ -469,6 +469,7 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
     checker.no_effect(&key("events_based_cache"), &raw.events_based_cache, always);
     checker.no_effect(&key("event_timeout"), &raw.event_timeout, always);
     let policy = guard::policy(checker, &raw.auth_opa_policy_engine);
+    let overload = raw.overload.as_ref().map(|raw| overload::build(checker, raw));
     let wit_key_type = checker.parse::<KeyType>(
         &key("wit_key_type"),
         &raw.wit_key_type,
@@ -485,6 +486,7 @@ fn build_experimental(checker: &mut Checker, raw: &Experimental) -> ServerExperi
         policy,
         require_pq_kem: on(&raw.require_pq_kem),
         disable_push: on(&raw.disable_push),
+        overload: overload.unwrap_or_default(),
         cache_reload_interval: cache_reload_interval.filter(|interval| !interval.is_zero()),
         prune_events_older_than: prune_events_older_than.filter(|age| !age.is_zero()),
         full_cache_reload_interval: full_cache_reload_interval.filter(|period| !period.is_zero()),

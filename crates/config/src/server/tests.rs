@@ -1,6 +1,6 @@
 use std::{fs, path::PathBuf, time::Duration};
 
-use super::{ServerConfig, ServerFlags, load_server};
+use super::{Overload, OverloadClass, ServerConfig, ServerFlags, load_server};
 use crate::{KeyType, LimitBy, Notice, NoticeKind, PluginData, ProblemKind, Problems, RateLimit};
 
 const PLUGINS: &str = r#"
@@ -135,6 +135,26 @@ fn unknown_keys_are_refused_where_spire_looks() {
     );
     let elsewhere = notices("experimental { x = 1 }");
     assert_eq!(elsewhere, [(NoticeKind::NoEffect, "server.experimental.x".to_owned())]);
+}
+
+#[test]
+fn bounds_of_what_is_done_at_once_are_set_one_by_one() {
+    let overload =
+        |text: &str| load(&format!("experimental {{ {text} }}")).unwrap().0.experimental.overload;
+    assert_eq!(overload(""), Overload::default());
+    let set = overload("overload { at_once = 9 attest { waiting = 0 longest_wait = \"3s\" } }");
+    let attest = OverloadClass {
+        waiting: Some(0),
+        longest_wait: Some(Duration::from_secs(3)),
+        ..OverloadClass::default()
+    };
+    assert_eq!(set, Overload { at_once: Some(9), attest, ..Overload::default() });
+    let wrong =
+        "experimental { overload { connections = 0 sign { at_once = -1 longest_wait = \"x\" } } }";
+    let error = load(wrong).unwrap_err();
+    let keys: Vec<_> = error.iter().map(|problem| problem.key.as_str()).collect();
+    let key = |name: &str| format!("server.experimental.overload.{name}");
+    assert_eq!(keys, [key("connections"), key("sign.at_once"), key("sign.longest_wait")]);
 }
 
 #[test]

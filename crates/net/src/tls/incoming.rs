@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
@@ -15,7 +15,7 @@ use steeple_pki::x509::CertificateError;
 use steeple_runtime::drain::Tasks;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OnceCell, OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::{AcquireError, OnceCell, OwnedSemaphorePermit, Semaphore, SemaphorePermit, mpsc};
 use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use tonic::transport::server::Connected;
@@ -34,12 +34,19 @@ pub struct TlsLimits {
     /// Handshakes under way at once from one address; more are closed unanswered, so that one
     /// host that never finishes its handshakes cannot keep all others out.
     pub handshakes_per_address: usize,
+    /// Connections of one address, from the handshake to their end; more are closed unanswered.
+    pub connections_per_address: usize,
 }
 
 impl Default for TlsLimits {
     fn default() -> Self {
         let deadline = Duration::from_secs(10);
-        Self { deadline, handshakes: 1024, handshakes_per_address: 256 }
+        Self {
+            deadline,
+            handshakes: 1024,
+            handshakes_per_address: 256,
+            connections_per_address: usize::MAX,
+        }
     }
 }
 
@@ -55,10 +62,13 @@ impl TlsIncoming {
     /// Shakes hands as `tls` says with whoever connects to `listener`.
     pub fn new(listener: TcpListener, tls: &ServerTls, limits: TlsLimits, tasks: Tasks) -> Self {
         let (sender, done) = mpsc::channel(1);
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
         let acceptor = Acceptor {
             tls: TlsAcceptor::from(Arc::clone(&tls.config)),
             slots: Arc::new(Semaphore::new(limits.handshakes)),
-            addresses: Arc::default(),
+            turns: Arc::new(Semaphore::new(cores)),
+            shaking: Counts::new(limits.handshakes_per_address),
+            connections: Counts::new(limits.connections_per_address),
             proxies: None,
             limits,
             tasks,
@@ -110,7 +120,10 @@ impl Accept for TlsIncoming {
 struct Acceptor {
     tls: TlsAcceptor,
     slots: Arc<Semaphore>,
-    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+    /// Who may compute.
+    turns: Arc<Semaphore>,
+    shaking: Counts,
+    connections: Counts,
     proxies: Option<Arc<Ranges>>,
     limits: TlsLimits,
     tasks: Tasks,
@@ -127,7 +140,7 @@ impl Acceptor {
     fn begin(&self, stream: TcpStream, address: SocketAddr, slot: OwnedSemaphorePermit) {
         let proxy = self.proxies.as_ref().is_some_and(|ranges| ranges.contain(address.ip()));
         // Behind a proxy there are many, whose own addresses are counted once they are known.
-        let counted = if proxy { None } else { self.count(address.ip()) };
+        let counted = if proxy { None } else { self.shaking.count(address.ip()) };
         if counted.is_none() && !proxy {
             tracing::debug!(%address, "Too many unfinished TLS handshakes from this address");
             return;
@@ -164,19 +177,74 @@ impl Acceptor {
             Some(_) => proxy::read(&mut stream, proxy).await.map_err(io::Error::other)?,
         };
         let client = client.unwrap_or(address);
-        let _counted = match proxy.then(|| self.count(client.ip())) {
+        let _counted = match proxy.then(|| self.shaking.count(client.ip())) {
             Some(None) => return Err(io::Error::other("too many handshakes from this address")),
             counted => counted,
         };
-        Ok(TlsStream::new(self.tls.accept(stream).await?, client))
+        let counted = self.connections.count(client.ip());
+        let counted = counted.ok_or_else(|| io::Error::other("too many from this address"))?;
+        let shaking = Box::pin(self.tls.accept(stream));
+        let stream = InTurn { turns: &self.turns, turn: None, work: shaking }.await?;
+        Ok(TlsStream::new(stream, client, counted))
+    }
+}
+
+type Turn<'a> =
+    Pin<Box<dyn Future<Output = Result<SemaphorePermit<'a>, AcquireError>> + Send + 'a>>;
+
+/// Computes only while it has one of the turns, of which there are as many as cores: of a thousand
+/// handshakes that could go on, so many stand before the work of those who are connected.
+struct InTurn<'a, F> {
+    turns: &'a Semaphore,
+    turn: Option<Turn<'a>>,
+    work: F,
+}
+
+impl<'a, F: Future + Unpin> Future for InTurn<'a, F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        let this = &mut *self;
+        let _turn = match &mut this.turn {
+            None => match this.turns.try_acquire() {
+                Ok(turn) => turn,
+                Err(_taken) => {
+                    let mut turn: Turn<'a> = Box::pin(this.turns.acquire());
+                    let Poll::Ready(taken) = turn.as_mut().poll(cx) else {
+                        this.turn = Some(turn);
+                        return Poll::Pending;
+                    };
+                    taken.expect("the semaphore is never closed")
+                }
+            },
+            Some(turn) => {
+                let taken = ready!(turn.as_mut().poll(cx));
+                this.turn = None;
+                taken.expect("the semaphore is never closed")
+            }
+        };
+        Pin::new(&mut this.work).poll(cx)
+    }
+}
+
+/// How many of something each address has.
+#[derive(Clone)]
+struct Counts {
+    most: usize,
+    addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+impl Counts {
+    fn new(most: usize) -> Self {
+        Self { most, addresses: Arc::default() }
     }
 
-    /// Counts a handshake for as long as the answer lives; none if there are too many.
+    /// Counts one more for as long as the answer lives; none if there are too many.
     fn count(&self, address: IpAddr) -> Option<Counted> {
         let address = address.to_canonical();
         let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let count = addresses.entry(address).or_insert(0);
-        if *count >= self.limits.handshakes_per_address {
+        if *count >= self.most {
             return None;
         }
         *count += 1;
@@ -184,6 +252,7 @@ impl Acceptor {
     }
 }
 
+#[derive(Debug)]
 struct Counted {
     address: IpAddr,
     addresses: Arc<Mutex<HashMap<IpAddr, usize>>>,
@@ -274,13 +343,18 @@ impl TlsPeer {
 pub struct TlsStream {
     stream: tokio_rustls::server::TlsStream<TcpStream>,
     peer: TlsPeer,
+    _counted: Counted,
 }
 
 impl TlsStream {
-    fn new(stream: tokio_rustls::server::TlsStream<TcpStream>, address: SocketAddr) -> Self {
+    fn new(
+        stream: tokio_rustls::server::TlsStream<TcpStream>,
+        address: SocketAddr,
+        counted: Counted,
+    ) -> Self {
         let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
         let chain = chain.iter().map(|it| it.clone().into_owned()).collect();
-        Self { stream, peer: TlsPeer::new(address, chain) }
+        Self { stream, peer: TlsPeer::new(address, chain), _counted: counted }
     }
 
     /// Who is on the other end.

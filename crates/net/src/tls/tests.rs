@@ -330,7 +330,8 @@ async fn unfinished_handshakes_end_in_time_and_keep_nobody_out() {
     let authority = Authority::new().await;
     let identity = authority.identity(SERVER, KeyType::EcP256).await;
     let deadline = Duration::from_millis(1500);
-    let limits = TlsLimits { deadline, handshakes: 64, handshakes_per_address: 8 };
+    let limits =
+        TlsLimits { deadline, handshakes: 64, handshakes_per_address: 8, ..TlsLimits::default() };
     let server = start(Some(identity), limits).await;
     let begun = Instant::now();
     let mut silent = Vec::new();
@@ -347,6 +348,28 @@ async fn unfinished_handshakes_end_in_time_and_keep_nobody_out() {
     }
     assert!(begun.elapsed() >= deadline);
     call(&server.channel(ClientTls::new(server_id(), authority.roots(), None))).await.unwrap();
+}
+
+#[tokio::test]
+async fn one_address_has_so_many_connections_and_no_more() {
+    let authority = Authority::new().await;
+    let identity = authority.identity(SERVER, KeyType::EcP256).await;
+    let limits = TlsLimits { connections_per_address: 2, ..TlsLimits::default() };
+    let server = start(Some(identity), limits).await;
+    let channel = || server.channel(ClientTls::new(server_id(), authority.roots(), None));
+    let [one, two, three] = [channel(), channel(), channel()];
+    call(&one).await.unwrap();
+    call(&two).await.unwrap();
+    call(&three).await.unwrap_err();
+    one.release().await;
+    drop(one);
+    // Until the server has seen that it is gone.
+    let begun = Instant::now();
+    while call(&three).await.is_err() {
+        assert!(begun.elapsed() < Duration::from_secs(30));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    call(&two).await.unwrap();
 }
 
 #[tokio::test]

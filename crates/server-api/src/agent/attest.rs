@@ -93,6 +93,7 @@ pub(super) fn begin(
         let last = attested.await.unwrap_or_else(|_elapsed| {
             Err(call.refuse(Status::deadline_exceeded("the attestation took too long")))
         });
+        call.leave();
         // The agent may have gone; then the answer has no reader.
         let _ = answer.send(last).await;
     };
@@ -133,12 +134,13 @@ async fn attest(
         log_call!(error, call, { error = reason, }, "Invalid argument: failed to receive request from stream");
         Status::invalid_argument(text)
     })?;
+    call.enter().await?;
     let evidence = evidence(first).map_err(|rule| call.fail(&AgentError::Evidence(rule)))?;
     let kind = evidence.kind.clone();
     call.note(|fields| fields.text("node_attestor_type", &kind));
     // Read once more when it is signed: only attestors whose evidence speaks of the key ask.
     let csr = evidence.csr.clone();
-    let mut dialogue = Dialogue { requests, answer, caller: caller(call), csr, asked: 0 };
+    let mut dialogue = Dialogue { call, requests, answer, csr, asked: 0 };
     let attested = agents.attest(evidence, &mut dialogue, call.now()).await;
     let svid = attested.map_err(|error| {
         let agent_id = match &error {
@@ -190,9 +192,9 @@ fn evidence(message: pb::AttestAgentRequest) -> Result<Evidence, EvidenceRule> {
 
 /// The attestor's way to ask back.
 struct Dialogue<'a> {
+    call: &'a Call,
     requests: Requests,
     answer: &'a mpsc::Sender<Answer>,
-    caller: Caller,
     csr: Vec<u8>,
     asked: usize,
 }
@@ -213,6 +215,8 @@ impl Challenger for Dialogue<'_> {
         if self.asked > MAX_CHALLENGES {
             return Err(internal("node attestor asks without end"));
         }
+        // Until the agent answers there is nothing to work on.
+        self.call.leave();
         let step = response::Step::Challenge(Bytes::copy_from_slice(challenge));
         let message = pb::AttestAgentResponse { step: Some(step) };
         self.answer
@@ -228,6 +232,7 @@ impl Challenger for Dialogue<'_> {
                 internal(&format!("failed to receive challenge from agent: {reason}"))
             }
         })?;
+        self.call.enter_again();
         match message.step {
             Some(request::Step::ChallengeResponse(response)) if response.len() > MAX_RESPONSE => {
                 let message = "challenge response is too large".to_owned();
@@ -239,7 +244,7 @@ impl Challenger for Dialogue<'_> {
     }
 
     fn caller(&self) -> Caller {
-        self.caller.clone()
+        caller(self.call)
     }
 
     fn requested_key(&self) -> Option<PublicKey> {
