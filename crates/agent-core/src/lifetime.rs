@@ -41,12 +41,29 @@ impl RenewalRule {
     }
 }
 
+/// Where in `0.0..1.0` an agent places its renewals: mostly where it always does, by a `seed` of
+/// its own, so that agents that began together drift apart with each renewal, and part by `chance`.
+pub fn steady_dice(seed: u64, chance: f64) -> f64 {
+    let place = (seed >> 11) as f64 / (1u64 << 53) as f64;
+    STEADY * place + (1.0 - STEADY) * chance.clamp(0.0, 1.0)
+}
+
+/// How long to wait after a failure: as long as one's own back-off says, and at least as long as
+/// the server `asked` for. It is not believed without bounds: an agent waits for five minutes at
+/// most, and for no more than half of what is `left` of an SVID that depends on it.
+pub fn heed(own: Duration, asked: Option<Duration>, left: Option<Duration>) -> Duration {
+    let bound = left.map_or(LONGEST_HEED, |left| LONGEST_HEED.min(left / 2));
+    own.max(asked.unwrap_or_default().min(bound))
+}
+
 /// Whether something that holds until `end` is over, one second early so that
 /// the server's clock need not agree to the second.
 pub fn expired(end: SystemTime, now: SystemTime) -> bool {
     now + Duration::from_secs(1) >= end
 }
 
+const STEADY: f64 = 0.7;
+const LONGEST_HEED: Duration = Duration::from_secs(5 * 60);
 const GRACE: Duration = Duration::from_secs(12 * 60 * 60);
 const AVAILABILITY_JITTER: Duration = Duration::from_secs(10 * 60);
 
@@ -87,6 +104,32 @@ mod tests {
         assert!(!rule.falls_back(36 * HOUR + Duration::from_secs(1)));
         assert!(!RenewalRule::default().falls_back(HOUR));
         assert_eq!(rule.due(NOON, NOON + HOUR, 0.5), NOON + HOUR / 2);
+    }
+
+    #[test]
+    fn a_fleet_that_began_together_drifts_apart() {
+        let rule = RenewalRule::default();
+        let after = |seed: u64, renewals: u32| {
+            (0..renewals).fold(NOON, |at, _| rule.due(at, at + HOUR, steady_dice(seed, 0.5)))
+        };
+        let apart = |renewals| after(0, renewals).duration_since(after(u64::MAX, renewals));
+        let minutes = |renewals| apart(renewals).unwrap().as_secs_f64() / 60.0;
+        assert!((4.0..4.5).contains(&minutes(1)), "{}", minutes(1));
+        assert!(minutes(7) > 29.0, "{}", minutes(7));
+        for (seed, chance) in [(0, 0.0), (0, 1.0), (u64::MAX, 0.0), (u64::MAX, 1.0)] {
+            assert!((0.0..=1.0).contains(&steady_dice(seed, chance)));
+        }
+    }
+
+    #[test]
+    fn a_server_is_heeded_within_bounds() {
+        let second = Duration::from_secs(1);
+        assert_eq!(heed(5 * second, None, None), 5 * second);
+        assert_eq!(heed(5 * second, Some(30 * second), None), 30 * second);
+        assert_eq!(heed(50 * second, Some(30 * second), None), 50 * second);
+        assert_eq!(heed(second, Some(HOUR), None), 300 * second);
+        assert_eq!(heed(second, Some(HOUR), Some(100 * second)), 50 * second);
+        assert_eq!(heed(second, Some(HOUR), Some(Duration::ZERO)), second);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, SystemTime};
 
 use steeple_agent_api::admin::AgentStatus;
-use steeple_agent_core::lifetime::RenewalRule;
+use steeple_agent_core::lifetime::{RenewalRule, steady_dice};
 use steeple_agent_core::node::AgentRotation;
 use steeple_net::tls::{Identity, IdentitySlot};
 use steeple_pki::{Certificate, Signer};
@@ -43,7 +43,7 @@ impl Credentials {
     /// Puts the SVID into `slot`, where its successors will go too.
     pub(crate) fn new(svid: AgentSvid, rule: RenewalRule, slot: IdentitySlot) -> Self {
         slot.set(Identity::new(&svid.chain, svid.key.clone()));
-        let rotation = AgentRotation::of(&svid.chain[0], rule, fastrand::f64());
+        let rotation = AgentRotation::of(&svid.chain[0], rule, dice(svid.id()));
         let state = State { svid, rotation, last_sync: SystemTime::UNIX_EPOCH };
         Self { slot, rule, state: Mutex::new(state) }
     }
@@ -58,12 +58,19 @@ impl Credentials {
         data.store_svid(svid.chain.clone(), svid.reattestable);
         self.slot.set(Identity::new(&svid.chain, svid.key.clone()));
         let mut state = self.lock();
-        state.rotation = AgentRotation::of(&svid.chain[0], self.rule, fastrand::f64());
+        state.rotation = AgentRotation::of(&svid.chain[0], self.rule, dice(svid.id()));
         state.svid = svid;
     }
 
     pub(crate) fn reattestable(&self) -> bool {
         self.lock().svid.reattestable
+    }
+
+    /// How long the SVID holds.
+    pub(crate) fn left(&self, now: SystemTime) -> Duration {
+        let state = self.lock();
+        let end = state.svid.chain.first().map(Certificate::not_after);
+        end.and_then(|end| end.duration_since(now).ok()).unwrap_or_default()
     }
 
     /// The agent's SPIFFE ID.
@@ -112,6 +119,11 @@ impl AgentStatus for Credentials {
             left => now.checked_add(left),
         }
     }
+}
+
+/// When in its window this agent renews.
+pub(crate) fn dice(id: &str) -> f64 {
+    steady_dice(steeple_pki::digest::seed(id), fastrand::f64())
 }
 
 /// Whether the SVID's lifetime cannot honour the availability target; said

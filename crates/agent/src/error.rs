@@ -2,11 +2,12 @@
 
 use std::io;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use steeple_agent_core::node::Refusal;
 use steeple_agent_core::storage::StorageError;
 use steeple_net::channel::{ConnectError, InvalidAddress, connect_error};
-use steeple_net::status::detail;
+use steeple_net::status::{detail, retry_delay};
 use steeple_net::unix::BindError;
 use steeple_ops::telemetry::TelemetryError;
 use steeple_plugin::PluginError;
@@ -111,6 +112,15 @@ impl AgentError {
         }
     }
 
+    /// After how long the server wants to be asked again, if it is overloaded and says so.
+    pub(crate) fn asked_to_wait(&self) -> Option<Duration> {
+        match self {
+            Self::Call(call) => call.asked_to_wait(),
+            Self::Expired { source, .. } | Self::Sync(source) => source.asked_to_wait(),
+            _ => None,
+        }
+    }
+
     /// Whether it is for want of a server, and not a server's word.
     pub(crate) fn is_outage(&self) -> bool {
         use tonic::Code;
@@ -179,6 +189,11 @@ impl CallError {
         format!("rpc error: code = {code} desc = {}", self.status.message())
     }
 
+    /// See [`AgentError::asked_to_wait`].
+    pub(crate) fn asked_to_wait(&self) -> Option<Duration> {
+        asked_to_wait(&self.status)
+    }
+
     pub(crate) fn into_status(self) -> Status {
         self.status
     }
@@ -212,6 +227,12 @@ impl std::fmt::Display for CallError {
 }
 
 impl std::error::Error for CallError {}
+
+/// What a server that will not serve now says about later.
+pub(crate) fn asked_to_wait(status: &Status) -> Option<Duration> {
+    use tonic::Code::{ResourceExhausted, Unavailable};
+    matches!(status.code(), ResourceExhausted | Unavailable).then(|| retry_delay(status))?
+}
 
 /// The status code as Go prints it.
 pub(crate) fn code_name(status: &Status) -> &'static str {

@@ -18,13 +18,13 @@ mod tokens;
 use std::collections::HashMap;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use steeple_agent_core::cache::IdentityCache;
 use steeple_agent_core::entry::EntryId;
 use steeple_agent_core::explain::SyncBook;
 use steeple_agent_core::jwt::JwtSvids;
-use steeple_agent_core::lifetime::RenewalRule;
+use steeple_agent_core::lifetime::{RenewalRule, heed};
 use steeple_agent_core::node::Refusal;
 use steeple_agent_core::svid_store::StoreCache;
 use steeple_agent_core::sync::{BatchSize, KnownEntries, SyncSchedule};
@@ -133,6 +133,18 @@ impl Manager {
             }
             outcome => outcome,
         }
+    }
+
+    /// How long to wait after a failure: one's own back-off, and what an overloaded server asks
+    /// for; not beyond half of what is left of the agent's SVID, or of one that ends at `soonest`.
+    fn heed(&self, own: Duration, error: &AgentError, soonest: Option<SystemTime>) -> Duration {
+        let now = self.clock.now();
+        let left = self.credentials.left(now);
+        let left = match soonest {
+            Some(soonest) => left.min(soonest.duration_since(now).unwrap_or_default()),
+            None => left,
+        };
+        heed(own, error.asked_to_wait(), Some(left))
     }
 
     /// Runs the loops until the drain is signalled or the identity is lost.

@@ -30,7 +30,7 @@ use tonic::{Code, Status};
 use tracing::{debug, error, warn};
 
 use crate::convert;
-use crate::error::{AgentError, CallError};
+use crate::error::{AgentError, CallError, asked_to_wait};
 
 pub(crate) use self::jwt::ServerJwtSource;
 pub(crate) use self::push::Ended;
@@ -233,7 +233,9 @@ impl ServerClient {
             Ok(outcome) => outcome,
             Err(_) => Err(Status::deadline_exceeded("context deadline exceeded")),
         };
-        if outcome.is_err() {
+        // Another connection to a server that is overloaded would only cost it more.
+        let busy = |status| asked_to_wait(status).is_some() && !channel.has_alternatives();
+        if outcome.as_ref().is_err_and(|status| !busy(status)) {
             channel.release_used().await;
         }
         outcome
@@ -244,7 +246,7 @@ impl ServerClient {
 /// could be made everybody was asked already.
 fn is_worth_another(status: &Status) -> bool {
     match status.code() {
-        Code::Unavailable => connect_error(status).is_none(),
+        Code::Unavailable => connect_error(status).is_none() && asked_to_wait(status).is_none(),
         Code::DeadlineExceeded => true,
         _ => false,
     }

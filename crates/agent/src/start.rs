@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use steeple_agent_core::lifetime::heed;
 use steeple_agent_core::node::{BOOTSTRAP_INTERVAL, BOOTSTRAP_PATIENCE, Refusal};
 use steeple_agent_core::sealed::Kept;
 use steeple_pki::Bundle;
@@ -54,9 +55,11 @@ impl Start<'_> {
             };
             let error = match outcome {
                 Ok((svid, bundle)) => {
-                    source.succeeded(clock.now())?;
-                    self.data.store_bundle(bundle.certificates().cloned().collect());
-                    self.data.store_svid(svid.chain.clone(), svid.reattestable);
+                    source.succeeded(clock.now(), |data| {
+                        data.bundle = bundle.certificates().cloned().collect();
+                        data.svid = svid.chain.clone();
+                        data.reattestable = svid.reattestable;
+                    })?;
                     // Attested anew as somebody else it has no claim to it.
                     let kept = kept.take().filter(|(stored, _)| stored.id() == svid.id());
                     return Ok(Begun { svid, bundle, kept: kept.map(|(_, kept)| kept) });
@@ -147,7 +150,13 @@ impl Patience {
 
     /// Waits before the next attempt, or gives the failure back for good.
     async fn wait(&mut self, line: &'static str, error: AgentError) -> Result<(), AgentError> {
-        let pause = self.pauses.next();
+        // A server that says when to come again is there: waiting for it is no failure, so that
+        // none of a fleet gives up because all of it starts at once.
+        let asked = error.asked_to_wait();
+        let pause = heed(self.pauses.next(), asked, None);
+        if asked.is_some() {
+            self.limit = (self.limit + pause).min(LONG_PATIENCE);
+        }
         if self.since.elapsed() + pause > self.limit {
             return Err(error);
         }

@@ -4,6 +4,7 @@ use std::convert::Infallible;
 use std::future::pending;
 use std::time::Duration;
 
+use steeple_agent_core::lifetime::heed;
 use steeple_agent_core::push::{StreamEnd, StreamRetry};
 use tokio::time::{sleep, timeout};
 use tracing::{debug, warn};
@@ -33,7 +34,7 @@ impl Manager {
             if reopening.news {
                 tell(&ended);
             }
-            sleep(reopening.pause).await;
+            sleep(pause(reopening.pause, &ended)).await;
         }
     }
 
@@ -57,6 +58,16 @@ impl Manager {
             }
         }
     }
+}
+
+/// A server that goes takes the streams of all agents with it; they are not to come back together.
+fn pause(own: Duration, ended: &Ended) -> Duration {
+    let asked = ended.error.as_ref().and_then(CallError::asked_to_wait);
+    let spread = match ended.how {
+        StreamEnd::Lost => own.mul_f64(0.5 + fastrand::f64()),
+        _ => own,
+    };
+    heed(spread, asked, None)
 }
 
 fn tell(ended: &Ended) {

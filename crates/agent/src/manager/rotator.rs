@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use steeple_agent_core::lifetime::RenewalRule;
+use steeple_agent_core::lifetime::{RenewalRule, heed};
 use steeple_agent_core::node::{KeySlot, ROTATION_INTERVAL, Refusal};
 use steeple_pki::{Certificate, KeyType};
 use steeple_runtime::Backoff;
@@ -22,6 +22,7 @@ impl Manager {
         let mut pauses = Backoff::with_default_max(ROTATION_INTERVAL).drifting(seed);
         let mut jolts = self.jolts.subscribe();
         loop {
+            let mut asked = None;
             let rotation = self.credentials.rotation();
             if rotation.is_due(self.clock.now()) {
                 let what = if self.credentials.reattestable() {
@@ -33,6 +34,7 @@ impl Manager {
                     Ok(()) => pauses.reset(),
                     Err(error) => {
                         error!(subsystem_name = SUBSYSTEM, %error, "Could not {what}");
+                        asked = error.asked_to_wait();
                         if rotation.has_ended(self.clock.now()) {
                             if !self.credentials.reattestable() {
                                 error!(subsystem_name = SUBSYSTEM, "{NO_WAY_BACK}");
@@ -54,7 +56,8 @@ impl Manager {
             // No later than it is due, for SVIDs that live for seconds.
             let until_due = self.credentials.rotation().until_due(self.clock.now());
             let pause = pauses.next().min(until_due.max(SHORTEST_SLEEP));
-            if Self::nap(&mut jolts, pause).await {
+            let left = self.credentials.left(self.clock.now());
+            if Self::nap(&mut jolts, heed(pause, asked, Some(left))).await {
                 pauses.reset();
             }
         }

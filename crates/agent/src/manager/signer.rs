@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use steeple_agent_core::cache::{SignedSvid, SigningRequest};
 use steeple_agent_core::entry::{Entry, EntryId};
@@ -16,7 +16,7 @@ use tracing::{debug, error, info};
 
 use super::{Manager, SUBSYSTEM};
 use crate::attestation::request_subject;
-use crate::credentials::warn_of_fallback;
+use crate::credentials::{dice, warn_of_fallback};
 use crate::error::AgentError;
 
 /// What the server made of a batch.
@@ -28,6 +28,12 @@ pub(super) struct Minted {
 impl Manager {
     /// Signs until nothing is wanted that the server would sign now.
     pub(crate) async fn sign_all(&self) -> Result<(), AgentError> {
+        self.sign_until(&mut None).await
+    }
+
+    /// As [`Self::sign_all`]; after a failure `soonest` is when the first of what was to be
+    /// replaced ends.
+    async fn sign_until(&self, soonest: &mut Option<SystemTime>) -> Result<(), AgentError> {
         loop {
             let now = self.clock.now();
             self.cache.expire(now);
@@ -44,6 +50,7 @@ impl Manager {
                 "Renewing stale entries"
             );
             let attempted = wanted.len();
+            *soonest = wanted.iter().filter_map(|it| it.current_expires_at).min();
             let renewals =
                 wanted.iter().filter(|request| request.current_expires_at.is_some()).count();
             if renewals > 0 {
@@ -56,7 +63,10 @@ impl Manager {
             telemetry::gauge(&["lru_cache_svid_map_size"], held, &[("svid_type", "X509")]);
             if let Err(error) = outcome {
                 self.cache.attempted(false);
-                self.batch().failed(attempted);
+                // A server that is busy is not served by more and smaller requests.
+                if error.asked_to_wait().is_none() {
+                    self.batch().failed(attempted);
+                }
                 return Err(error);
             }
             self.batch().succeeded();
@@ -68,7 +78,8 @@ impl Manager {
         let mut patience = Backoff::new(FIRST_PAUSE, LAST_PAUSE);
         let mut jolts = self.jolts.subscribe();
         loop {
-            match self.sign_all().await {
+            let mut soonest = None;
+            match self.sign_until(&mut soonest).await {
                 Ok(()) => {
                     patience.reset();
                     let until_due = self.cache.next_deadline().map_or(LAST_PAUSE, |at| {
@@ -82,7 +93,8 @@ impl Manager {
                 }
                 Err(error) => {
                     error!(subsystem_name = SUBSYSTEM, %error, "SVID sync failed");
-                    if Self::nap(&mut jolts, patience.next()).await {
+                    let pause = self.heed(patience.next(), &error, soonest);
+                    if Self::nap(&mut jolts, pause).await {
                         patience.reset();
                     }
                 }
@@ -112,12 +124,13 @@ impl Manager {
         let (keys, csrs): (Vec<PrivateKey>, Vec<Vec<u8>>) = made.into_iter().unzip();
         let requests = wanted.iter().map(|request| request.entry.id.clone()).zip(csrs).collect();
         let chains = self.server.sign_x509_svids(requests).await?;
+        let dice = dice(&self.credentials.id());
         let mut signed = Vec::with_capacity(chains.len());
         let mut refused: Vec<EntryId> = Vec::new();
         for ((request, key), chain) in wanted.into_iter().zip(keys).zip(chains) {
             match chain.filter(|chain| is_for(chain, &key)) {
                 Some(chain) => {
-                    signed.push((request.entry.clone(), self.svid(&request, &key, chain)));
+                    signed.push((request.entry.clone(), self.svid(&request, &key, chain, dice)));
                 }
                 None => refused.push(request.entry.id.clone()),
             }
@@ -130,6 +143,7 @@ impl Manager {
         request: &SigningRequest,
         key: &PrivateKey,
         chain: Vec<Certificate>,
+        dice: f64,
     ) -> SignedSvid {
         let rule = self.settings.renewal;
         let (leaf, entry) = (&chain[0], &request.entry);
@@ -137,7 +151,7 @@ impl Manager {
         // The certificate is backdated: of one that lives for seconds, half the
         // life may be over already. It must not be signed anew in a tight loop.
         let due = rule
-            .due(leaf.not_before(), leaf.not_after(), fastrand::f64())
+            .due(leaf.not_before(), leaf.not_after(), dice)
             .max(self.clock.now() + SHORTEST_RENEWAL);
         SignedSvid { chain, key_pkcs8: key.to_pkcs8_der(), due }
     }

@@ -69,7 +69,9 @@ impl Manager {
                     self.batch().succeeded();
                 }
                 Err(error) => {
-                    self.batch().failed(attempted);
+                    if error.asked_to_wait().is_none() {
+                        self.batch().failed(attempted);
+                    }
                     return Err(error);
                 }
             }
@@ -93,7 +95,7 @@ impl Manager {
                 }
                 Err(error) => {
                     error!(subsystem_name = SUBSYSTEM, %error, "SVID sync failed");
-                    tokio::time::sleep(patience.next()).await;
+                    tokio::time::sleep(self.heed(patience.next(), &error, None)).await;
                 }
             }
         }

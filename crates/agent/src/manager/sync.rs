@@ -93,9 +93,11 @@ impl Manager {
     /// Syncs for as long as the server has this agent; gives why it has not.
     pub(super) async fn sync_loop(&self, schedule: &mut SyncSchedule) -> AgentError {
         let (mut pause, mut breath) = (schedule.first(), Duration::ZERO);
+        let mut overloaded = Duration::ZERO;
         let mut jolts = self.jolts.subscribe();
         loop {
-            let hinted = self.wait_for_turn(breath, pause).await;
+            let hinted = self.wait_for_turn(breath.max(overloaded), pause).await;
+            overloaded = Duration::ZERO;
             let before = self.state().known.changes();
             if jolts.has_changed().unwrap_or_default() {
                 jolts.mark_unchanged();
@@ -118,12 +120,15 @@ impl Manager {
                     if error.refusal() != Refusal::Transient {
                         return error;
                     }
-                    schedule.failed()
+                    let pause = self.heed(schedule.failed(), &error, None);
+                    // Then a hint that there is news has to wait, too.
+                    overloaded = error.asked_to_wait().map_or(Duration::ZERO, |_| pause);
+                    pause
                 }
             };
             breath = breather(begun.elapsed());
             // The server that hinted may be ahead of the one that answered.
-            if hinted && self.state().known.changes() == before {
+            if hinted && overloaded.is_zero() && self.state().known.changes() == before {
                 pause = pause.min(SECOND_LOOK);
             }
         }

@@ -1,11 +1,12 @@
 //! JWT-SVIDs from the server.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_trait::async_trait;
 use steeple_agent_core::entry::Entry;
 use steeple_agent_core::jwt::{JwtSource, JwtSvid};
+use steeple_agent_core::lifetime::heed;
 use steeple_proto::spire::api::server::svid::v1 as svid_api;
 use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use steeple_proto::spire::api::types;
@@ -15,7 +16,7 @@ use tracing::{debug, error};
 
 use super::{RPC_TIMEOUT, SUBSYSTEM, ServerClient};
 use crate::convert;
-use crate::error::{CallError, code_name};
+use crate::error::{CallError, asked_to_wait, code_name};
 
 /// Asks the server, again and again while it is away, within one deadline.
 pub(crate) struct ServerJwtSource {
@@ -34,6 +35,7 @@ impl ServerJwtSource {
         &self,
         request: &svid_api::NewJwtsvidRequest,
         last: &mut Option<Status>,
+        until: Instant,
     ) -> Result<types::Jwtsvid, Status> {
         let mut pauses = Backoff::with_default_max(FIRST_PAUSE);
         loop {
@@ -51,11 +53,16 @@ impl ServerJwtSource {
                 }
                 Err(status) if !is_retriable(&status) => return Err(status),
                 Err(status) => {
+                    let asked = asked_to_wait(&status);
+                    let pause = heed(pauses.next(), asked, None);
+                    if asked.is_some() && Instant::now() + pause >= until {
+                        return Err(status);
+                    }
                     let error = CallError::new(WHAT, status);
                     debug!(subsystem_name = SUBSYSTEM, error = %error.rpc(), status_code = code_name(error.status()),
                         status_message = error.status().message(), "Failed to fetch JWT SVID; retrying");
                     *last = Some(error.into_status());
-                    tokio::time::sleep(pauses.next()).await;
+                    tokio::time::sleep(pause).await;
                 }
             }
         }
@@ -76,7 +83,8 @@ impl JwtSource for ServerJwtSource {
             audience: audience.to_vec(),
         };
         let mut last = None;
-        let outcome = tokio::time::timeout(timeout, self.attempts(&request, &mut last)).await;
+        let attempts = self.attempts(&request, &mut last, Instant::now() + timeout);
+        let outcome = tokio::time::timeout(timeout, attempts).await;
         let status = match outcome {
             Ok(Ok(svid)) => return parse(svid),
             Ok(Err(status)) => status,
