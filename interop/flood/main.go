@@ -84,7 +84,11 @@ func attest(ctx context.Context, client agentv1.AgentClient, first, answer *agen
 		}
 	}
 	of := status.Convert(err)
-	return fmt.Sprintf("%s: %s", of.Code(), of.Message())
+	end := fmt.Sprintf("%s: %s", of.Code(), of.Message())
+	if stream != nil && len(stream.Trailer().Get("retry-after")) > 0 && strings.Contains(end, "overloaded") {
+		end += " (come again)"
+	}
+	return end
 }
 
 func main() {
