@@ -1,6 +1,6 @@
 //! What an idle connection holds, counted: a program of its own, since the allocator that counts
 //! is the process's.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::print_stdout, clippy::unwrap_used, missing_docs)]
 
 use std::alloc::System;
 use std::convert::Infallible;
