@@ -36,11 +36,6 @@ impl Database {
         Ok(Self(address))
     }
 
-    /// Statements so far, as [`statements`].
-    pub fn statements(&self) -> Option<f64> {
-        self.0.statements()
-    }
-
     /// Its URL.
     pub fn url(&self) -> String {
         let Address { admin, name } = &self.0;

@@ -26,8 +26,11 @@ pub struct Report<'a> {
     found: Option<(Floors, Yardstick, Samples)>,
 }
 
+/// Picks what a column shows.
+type Column = fn(&Usage) -> f64;
+
 /// The columns of what programs took.
-const COLUMNS: [(&str, fn(&Usage) -> f64); 10] = [
+const COLUMNS: [(&str, Column); 10] = [
     ("cpu_ms", |it| it.cpu),
     ("cores", |it| it.cores),
     ("rss_mib", |it| it.rss),

@@ -60,7 +60,7 @@ pub struct Server {
     bin: Bin,
     folder: TempDir,
     /// Dropped when the server no longer runs.
-    database: Option<Database>,
+    _database: Option<Database>,
 }
 
 impl std::ops::Deref for Server {
@@ -90,7 +90,16 @@ impl Server {
         let bundle = ready(&mut process, &socket).await?;
         let started = begun.elapsed().as_secs_f64() * 1e3;
         write(&folder.path().join("bundle.pem"), &pem(&bundle)?)?;
-        Ok(Self { process, port, bundle, started, socket, bin: bin.clone(), folder, database })
+        Ok(Self {
+            process,
+            port,
+            bundle,
+            started,
+            socket,
+            bin: bin.clone(),
+            folder,
+            _database: database,
+        })
     }
 
     /// Starts it again, ending it before if that was not done; ms to the first answer.
@@ -140,11 +149,6 @@ impl Server {
     /// Where it keeps everything.
     pub fn folder(&self) -> &Path {
         self.folder.path()
-    }
-
-    /// Statements that its database got so far; `None` where nobody counts them.
-    pub fn statements(&self) -> Option<f64> {
-        self.database.as_ref()?.statements()
     }
 
     /// Its SQLite file.
