@@ -27,7 +27,8 @@ pub const SCENARIO: Scenario = Scenario::shared(
         lower("fill.peak", "Peak memory per SVID held", "KiB").limit(SVID_BYTES),
     ],
     |deployment, context| Box::pin(run(deployment, context)),
-);
+)
+.at_most(1);
 
 async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<()> {
     let wanted = context.args.fill;

@@ -21,7 +21,8 @@ pub const SCENARIO: Scenario = Scenario::shared(
         cost("many_reused.cpu", "FetchX509SVID of 50, one connection, agent CPU").limit(EXCHANGE),
     ],
     |deployment, context| Box::pin(run(deployment, context)),
-);
+)
+.at_most(2);
 
 async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     let mut ids = Vec::new();

@@ -25,7 +25,8 @@ pub const SCENARIO: Scenario = Scenario::shared(
         lower("propagation.delete", "Entry deleted to SVID gone from it", "s"),
     ],
     |deployment, context| Box::pin(run(deployment, context)),
-);
+)
+.at_most(2);
 
 async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     let mut client = fetch::client(deployment.agent_channel());

@@ -46,7 +46,8 @@ pub const SCENARIO: Scenario = Scenario::shared(
         lower("restart.down", "Agent replaced: longest end of a stream", "ms"),
     ],
     |deployment, context| Box::pin(run(deployment, context)),
-);
+)
+.at_most(2);
 
 async fn run(deployment: &mut Deployment, context: &mut Context<'_>) -> Result<()> {
     let socket = deployment.agent_socket().to_owned();

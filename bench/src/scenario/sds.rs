@@ -33,7 +33,8 @@ pub const SCENARIO: Scenario = Scenario::shared(
         lower("sds.agent", "Agent with all SDS streams open (RSS)", "MiB"),
     ],
     |deployment, context| Box::pin(run(deployment, context)),
-);
+)
+.at_most(2);
 
 async fn run(deployment: &Deployment, context: &mut Context<'_>) -> Result<()> {
     let kept = streams::measure(deployment, context, CALL, open).await?;
