@@ -253,7 +253,7 @@ impl Load {
             Ok(Ok(outcome)) => outcome,
             // The sender was dropped, which only a queue does that is dropped itself.
             Ok(Err(_)) | Err(_) => {
-                let wait = self.queue().appointment(class, fastrand::f64(), Instant::now());
+                let wait = self.queue().appointment(class, caller, fastrand::f64(), Instant::now());
                 Err(self.shed(class, wait))
             }
         }

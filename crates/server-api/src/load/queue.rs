@@ -95,14 +95,14 @@ impl<W> Queue<W> {
             return Asked::Go;
         }
         if line.expected(caller) > patience {
-            return Asked::Refused(line.appointment(dice, now));
+            return Asked::Refused(line.appointment(caller, dice, now));
         }
         let mut gives_way = None;
         if line.waiting >= line.limits.waiting {
             let Some(evicted) = line.evict_for(caller) else {
-                return Asked::Refused(line.appointment(dice, now));
+                return Asked::Refused(line.appointment(caller, dice, now));
             };
-            gives_way = Some((evicted, line.appointment(dice, now)));
+            gives_way = Some((evicted.1, line.appointment(evicted.0, dice, now)));
         }
         self.asked += 1;
         line.push(caller, self.asked, waiter());
@@ -121,8 +121,14 @@ impl<W> Queue<W> {
     }
 
     /// When a call that waited in vain is to come again.
-    pub(super) fn appointment(&mut self, class: Class, dice: f64, now: Instant) -> Duration {
-        self.lines[class as usize].appointment(dice, now)
+    pub(super) fn appointment(
+        &mut self,
+        class: Class,
+        caller: u64,
+        dice: f64,
+        now: Instant,
+    ) -> Duration {
+        self.lines[class as usize].appointment(caller, dice, now)
     }
 
     /// A call is over, after having been at work for `took`.
@@ -263,7 +269,7 @@ impl<W> Line<W> {
 
     /// Makes room for a call of `caller` by the latest one of whoever has more waiting; none if
     /// nobody has.
-    fn evict_for(&mut self, caller: u64) -> Option<W> {
+    fn evict_for(&mut self, caller: u64) -> Option<(u64, W)> {
         let length = |id: u64| self.callers.get(&id).map_or(0, |caller| caller.waiting.len());
         let own = length(caller);
         let longer = |id: &u64| length(*id) > own + 1;
@@ -274,7 +280,7 @@ impl<W> Line<W> {
         self.flood = Some(flood);
         let (_, waiter) = self.callers.get_mut(&flood)?.waiting.pop_back()?;
         self.took_out(flood);
-        Some(waiter)
+        Some((flood, waiter))
     }
 
     /// Seconds between two calls that end, while all places are taken.
@@ -291,12 +297,17 @@ impl<W> Line<W> {
 
     /// When a refused caller is to come again: after those that wait, and those that were refused
     /// before it, each in the time that one call takes, so that they come as fast as they can be
-    /// served.
-    fn appointment(&mut self, dice: f64, now: Instant) -> Duration {
+    /// served. One that has other calls here is only in its own way, and puts off nobody else.
+    fn appointment(&mut self, caller: u64, dice: f64, now: Instant) -> Duration {
         let after_queue = now + seconds(self.pace() * self.waiting as f64);
-        let last = self.promised.unwrap_or(now).max(after_queue);
-        let at = (last + seconds(self.pace())).min(now + LONGEST_HINT);
-        self.promised = Some(at);
+        let at = if self.callers.contains_key(&caller) {
+            after_queue.min(now + LONGEST_HINT)
+        } else {
+            let last = self.promised.unwrap_or(now).max(after_queue);
+            let at = (last + seconds(self.pace())).min(now + LONGEST_HINT);
+            self.promised = Some(at);
+            at
+        };
         let wait = at.saturating_duration_since(now).max(SHORTEST_HINT);
         wait.mul_f64(0.5 + dice.clamp(0.0, 1.0))
     }

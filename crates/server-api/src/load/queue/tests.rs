@@ -199,7 +199,7 @@ fn refused_callers_are_told_to_come_one_after_the_other() {
     test.go(Class::Sync, 1);
     test.go(Class::Sync, 2);
     let mut hints = Vec::new();
-    for caller in 0..40 {
+    for caller in 100..140 {
         let Asked::Refused(hint) = test.ask(Class::Sync, caller, 0) else { panic!("no room") };
         hints.push(hint.as_secs());
     }
@@ -209,7 +209,10 @@ fn refused_callers_are_told_to_come_one_after_the_other() {
     test.now += 40 * SECOND;
     let Asked::Refused(hint) = test.ask(Class::Sync, 50, 0) else { panic!("no room") };
     assert_eq!(hint, 22 * SECOND);
-    let spread = |dice| test.queue.lines[0].appointment(dice, test.now);
+    // Whoever is in its own way, and only in that, hears of its own queue.
+    let Asked::Refused(hint) = test.ask(Class::Sync, 1, 0) else { panic!("no room") };
+    assert_eq!(hint, SECOND);
+    let spread = |dice| test.queue.lines[0].appointment(9, dice, test.now);
     assert_eq!([0.0, 0.5, 1.0].map(spread), [SECOND / 2, SECOND, 3 * SECOND / 2]);
 }
 
