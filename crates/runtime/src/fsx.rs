@@ -38,6 +38,16 @@ pub fn write_atomic(path: &Path, contents: &[u8], mode: u32) -> io::Result<()> {
     Ok(())
 }
 
+/// Tries that [`write_atomic`] could make a file in `directory`, and leaves none there. Nothing waits
+/// for the disk, since nothing is to survive.
+///
+/// # Errors
+/// Any that creating or removing gives, with the path in the text.
+pub fn probe(directory: &Path) -> io::Result<()> {
+    let (temporary, _) = create_temporary(&directory.join(".probe"), 0o600)?;
+    fs::remove_file(&temporary).map_err(|error| at(&temporary, "remove", &error))
+}
+
 /// Makes the directory `path` and its missing parents, the ones made with `mode` less the umask.
 ///
 /// # Errors
@@ -155,6 +165,16 @@ mod tests {
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(mode(&path).unwrap(), 0o600);
         assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_probe_tells_whether_files_can_be_made_and_leaves_none() {
+        let dir = tempfile::tempdir().unwrap();
+        probe(dir.path()).unwrap();
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 0);
+        let error = probe(&dir.path().join("missing")).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::NotFound);
+        assert!(error.to_string().contains("missing/.probe."), "{error}");
     }
 
     #[test]

@@ -106,9 +106,7 @@ fn decode<T: Default + serde::de::DeserializeOwned>(
 /// it now and not when the first key is made.
 fn verify_directory(directory: &Path) -> std::io::Result<()> {
     fsx::create_dir_all(directory, DIRECTORY_MODE)?;
-    let probe = directory.join(".probe");
-    fsx::write_atomic(&probe, b"", 0o600)?;
-    std::fs::remove_file(probe)
+    fsx::probe(directory)
 }
 
 fn error(code: Code, message: impl AsRef<str>) -> PluginError {
