@@ -174,7 +174,6 @@ fn an_svid_and_a_fetch_of_it_are_within_their_budgets() {
         sign(&cache, &authority).await;
         let change = region.change();
         let each = (change.bytes_allocated - change.bytes_deallocated) / SVIDS;
-        println!("{each} bytes for each SVID");
         assert_eq!(cache.count_x509_svids(), SVIDS + 1);
         assert!(each <= BYTES_PER_SVID, "{each} bytes for each SVID");
 
@@ -207,7 +206,6 @@ fn an_svid_and_a_fetch_of_it_are_within_their_budgets() {
             }
         })
         .await;
-        println!("allocations: attestation {attested}, X.509 {x509}, JWT {jwt}");
         assert!(attested <= ATTESTATION, "{attested} allocations to attest a caller");
         assert!(x509 <= X509, "{x509} allocations to fetch an X.509-SVID");
         assert!(jwt <= JWT, "{jwt} allocations to fetch a token");

@@ -54,7 +54,7 @@ pub struct Pem {
 }
 
 impl Identity {
-    pub(super) fn new(entry: Arc<Entry>, svid: SignedSvid, issuers: &mut Issuers) -> Self {
+    pub(super) fn new(entry: Arc<Entry>, svid: &SignedSvid, issuers: &mut Issuers) -> Self {
         let expires_at = svid.expires_at().unwrap_or(SystemTime::UNIX_EPOCH);
         let (leaf, after): (&[u8], _) = match svid.chain.split_first() {
             Some((leaf, after)) => (leaf.der(), after),
@@ -204,7 +204,7 @@ mod tests {
             let mut signed = svid("spiffe://example.org/a", NOON + HOUR);
             signed.chain.extend(std::iter::repeat_n(authority.certificate.clone(), more));
             let (chain, key) = (signed.chain.clone(), signed.key_pkcs8.clone());
-            let identity = Identity::new(Arc::new(entry("a", &["uid:1"])), signed, &mut issuers);
+            let identity = Identity::new(Arc::new(entry("a", &["uid:1"])), &signed, &mut issuers);
             assert!(identity.chain() == chain);
             assert!(identity.leaf().as_ref() == chain.first());
             assert_eq!(identity.key_pkcs8(), &key[..]);
@@ -218,7 +218,7 @@ mod tests {
     fn an_empty_chain_is_held_and_over() {
         let signed = SignedSvid { chain: Vec::new(), ..svid("spiffe://example.org/a", NOON) };
         let entry = Arc::new(entry("a", &["uid:1"]));
-        let identity = Identity::new(entry, signed, &mut Issuers::default());
+        let identity = Identity::new(entry, &signed, &mut Issuers::default());
         assert!(identity.chain().is_empty() && identity.leaf().is_none());
         assert_eq!(identity.expires_at(), SystemTime::UNIX_EPOCH);
     }

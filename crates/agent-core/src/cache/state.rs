@@ -304,7 +304,7 @@ impl State {
             if *asked == *record.entry {
                 self.stale.remove(&id);
             }
-            let identity = Arc::new(Identity::new(asked, svid, &mut self.issuers));
+            let identity = Arc::new(Identity::new(asked, &svid, &mut self.issuers));
             self.due.insert((identity.due(), id.clone()));
             self.ends.insert((identity.expires_at(), id.clone()));
             debug!(subsystem_name = CACHE, entry = %id, spiffe_id = %record.entry.spiffe_id, "SVID updated");
