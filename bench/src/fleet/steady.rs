@@ -121,6 +121,7 @@ async fn at_work(
             key: Arc::clone(&key),
             tally: Arc::clone(&tally),
             orders: waiting,
+            fully: context.args.verify_every == 1,
         };
         work.spawn(life.live(first));
     }
@@ -209,6 +210,8 @@ struct Life {
     key: Arc<[Prepared]>,
     tally: Arc<Tally>,
     orders: mpsc::UnboundedReceiver<Order>,
+    /// Whether every answer is verified.
+    fully: bool,
 }
 
 /// What an agent woke for.
@@ -222,9 +225,13 @@ enum Event {
 impl Life {
     /// Goes on until it is dropped; its first sync is after `first`.
     async fn live(mut self, first: Duration) {
-        tokio::time::sleep(first).await;
+        let mut next = tokio::time::Instant::now() + first;
+        tokio::time::sleep_until(next).await;
         let mut entries = self.begin().await;
-        let mut next = tokio::time::Instant::now() + SYNC;
+        // However long that took, the fleet stays spread over the interval.
+        while next <= tokio::time::Instant::now() {
+            next += SYNC;
+        }
         let mut hints = self.agent.watch().await.ok().flatten();
         let hinted = hints.is_some();
         loop {
@@ -243,7 +250,7 @@ impl Life {
             };
             let done = match event {
                 Event::Time => {
-                    next = tokio::time::Instant::now() + SYNC;
+                    next = (next + SYNC).max(tokio::time::Instant::now());
                     self.sync(&mut entries).await
                 }
                 Event::Hint(true) => self.sync(&mut entries).await,
@@ -253,9 +260,9 @@ impl Life {
                     Ok(())
                 }
                 Event::Order(Order::Sign) => {
-                    self.agent.sign(&entries[..entries.len().min(1)], &self.key, false).await
+                    self.agent.sign(&entries[..entries.len().min(1)], &self.key, self.fully).await
                 }
-                Event::Order(Order::Renew) => self.agent.renew(false).await,
+                Event::Order(Order::Renew) => self.agent.renew(self.fully).await,
                 Event::Order(Order::Connect) => {
                     hints = None;
                     self.agent.link.release().await;
