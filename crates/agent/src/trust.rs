@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
-use steeple_agent_core::storage::BootstrapUse;
+use steeple_agent_core::storage::{AgentData, BootstrapUse};
 use steeple_config::{AgentConfig, Bootstrap, RebootstrapMode, TrustBundleFormat};
 use steeple_net::channel;
 use steeple_net::https::{FetchError, FetchLimits, get, get_unix};
@@ -81,8 +81,13 @@ impl<'c> TrustSource<'c> {
         self.data.read().bootstrap_use == BootstrapUse::Bootstrap
     }
 
-    /// The server was reached and believed: the attempts are over.
-    pub(crate) fn succeeded(&self, now: SystemTime) -> Result<(), AgentError> {
+    /// The server was reached and believed: the attempts are over. What the agent `begins` with is
+    /// recorded in the same writing of the file, which waits for the disk.
+    pub(crate) fn succeeded(
+        &self,
+        now: SystemTime,
+        begins: impl FnOnce(&mut AgentData),
+    ) -> Result<(), AgentError> {
         let data = self.data.read();
         if let Some(started) = data.bootstrap_start_time {
             let took = format_go(now.duration_since(started).unwrap_or_default());
@@ -93,6 +98,7 @@ impl<'c> TrustSource<'c> {
             data.bootstrap_use = BootstrapUse::Rebootstrap;
             data.bootstrap_start_time = None;
             data.connection_attempts = 0;
+            begins(data);
         })?;
         self.tell();
         Ok(())
