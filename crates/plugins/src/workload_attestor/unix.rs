@@ -101,9 +101,9 @@ impl WorkloadAttestor for Unix {
     /// takes to wake, whatever the process does. Looking names up may ask a server elsewhere, and a
     /// file may lie on one.
     async fn attest(&self, pid: i32) -> Result<Vec<Selector>, PluginError> {
-        let process = Process::open(&self.shared.proc_root, pid).map_err(not_found)?;
+        let process = Process::open(&self.shared.proc_root, pid).map_err(|it| not_found(&it))?;
         let owner = process.owner().map_err(|reason| match reason {
-            ProcessError::NotRunning => not_found(reason),
+            ProcessError::NotRunning => not_found(&reason),
             reason => reason.into(),
         })?;
         let mut selectors = match self.shared.known(&owner) {
@@ -192,7 +192,7 @@ impl Shared {
     }
 }
 
-fn not_found(reason: ProcessError) -> PluginError {
+fn not_found(reason: &ProcessError) -> PluginError {
     internal(format!("failed to get process: {reason}"))
 }
 
