@@ -344,7 +344,11 @@ fn comparable(
         let spiffe_id = id(&strip(entry.spiffe_id.path()));
         (Entry { entry_id, spiffe_id, created_at: 0, ..entry }, existed)
     });
-    made.map_err(|error| error.to_string().replace(&format!("{}-", &prefix[1..]), ""))
+    // MySQL quotes the id of the row that a selector would have had.
+    made.map_err(|error| {
+        let text = error.to_string().replace(&format!("{}-", &prefix[1..]), "");
+        text.replace(|it: char| it.is_ascii_digit(), "")
+    })
 }
 
 async fn with_what_they_need(store: &AnyStore, prefix: &str) {
