@@ -8,6 +8,7 @@ use steeple_proto::spire::api::types;
 use steeple_server_core::bundles::{RawBundle, RawJwtAuthority};
 use steeple_server_core::entries::{EntryDraft, EntryFields, RawSelector};
 use steeple_server_core::ids::RawId;
+use steeple_server_core::index::Fields;
 use steeple_server_core::time::unix_seconds;
 use steeple_spiffe::{Selector, SpiffeId};
 use steeple_store::model::{AttestedNode, BundleMask, Entry, MatchBehavior, Page};
@@ -171,6 +172,31 @@ pub(crate) fn entry_message(entry: &Entry, mask: Option<&types::EntryMask>) -> t
         message.additional_attributes = attributes_message(entry);
     }
     message
+}
+
+/// The fields that a mask asks for, by their tags. The tests hold it against [`entry_message`].
+pub(crate) fn fields(mask: Option<&types::EntryMask>) -> Fields {
+    let Some(mask) = mask else { return Fields::ALL };
+    let asked = [
+        mask.spiffe_id,
+        mask.parent_id,
+        mask.selectors,
+        mask.x509_svid_ttl,
+        mask.federates_with,
+        mask.admin,
+        mask.downstream,
+        mask.expires_at,
+        mask.dns_names,
+        mask.revision_number,
+        mask.store_svid,
+        mask.jwt_svid_ttl,
+        mask.hint,
+        mask.created_at,
+        mask.additional_attributes,
+    ];
+    // The id has tag 1.
+    let asked = (2..).zip(asked).filter(|(_, asked)| *asked);
+    asked.fold(Fields::ID, |fields, (tag, _)| fields.and(tag))
 }
 
 /// Absent when nothing is set, as SPIRE has it for entries made without attributes.

@@ -1,20 +1,24 @@
 //! `spire.api.server.entry.v1.Entry`.
 
+mod prepared;
 mod sync;
 
 use std::sync::Arc;
 
+use futures_util::stream::Empty;
 use steeple_proto::spire::api::server::entry::v1 as pb;
 use steeple_proto::spire::api::types;
 use steeple_server_core::entries::{Entries, EntryError, RawEntryFilter};
 use tonic::{Request, Response, Status, Streaming};
 
-use crate::call::{About, Call};
+use crate::call::{About, Call, misconfigured};
 use crate::convert::{
     self, UnknownMatch, count, entry_draft, entry_fields, entry_message, id_text, match_behavior,
     raw_id, selector_match,
 };
 use crate::status::ok;
+
+pub(crate) use prepared::PreparedService;
 
 /// The Entry service.
 pub(crate) struct EntryService {
@@ -152,26 +156,21 @@ impl pb::entry_server::Entry for EntryService {
         Ok(Response::new(pb::BatchDeleteEntryResponse { results }))
     }
 
+    // Agents' calls never get here: see `prepared.rs`.
     async fn get_authorized_entries(
         &self,
-        request: Request<pb::GetAuthorizedEntriesRequest>,
+        _: Request<pb::GetAuthorizedEntriesRequest>,
     ) -> Result<Response<pb::GetAuthorizedEntriesResponse>, Status> {
-        let call = Call::of(&request)?;
-        let mask = request.into_inner().output_mask;
-        let entries = self.entries.authorized(call.agent()?, call.now());
-        let entries = entries.iter().map(|entry| entry_message(entry, mask.as_ref())).collect();
-        Ok(Response::new(pb::GetAuthorizedEntriesResponse { entries }))
+        Err(misconfigured())
     }
 
-    type SyncAuthorizedEntriesStream = sync::Answers;
+    type SyncAuthorizedEntriesStream = Empty<Result<pb::SyncAuthorizedEntriesResponse, Status>>;
 
     async fn sync_authorized_entries(
         &self,
-        request: Request<Streaming<pb::SyncAuthorizedEntriesRequest>>,
+        _: Request<Streaming<pb::SyncAuthorizedEntriesRequest>>,
     ) -> Result<Response<Self::SyncAuthorizedEntriesStream>, Status> {
-        let call = Call::of(&request)?;
-        let entries = self.entries.authorized(call.agent()?, call.now());
-        Ok(Response::new(sync::answers(request.into_inner(), entries)))
+        Err(misconfigured())
     }
 }
 

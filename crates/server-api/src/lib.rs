@@ -45,7 +45,6 @@ use steeple_net::serve::Router;
 use steeple_proto::spire::api::server::agent::v1::agent_server::AgentServer;
 use steeple_proto::spire::api::server::bundle::v1::bundle_server::BundleServer;
 use steeple_proto::spire::api::server::debug::v1::debug_server::DebugServer;
-use steeple_proto::spire::api::server::entry::v1::entry_server::EntryServer;
 use steeple_proto::spire::api::server::localauthority::v1::local_authority_server::LocalAuthorityServer;
 use steeple_proto::spire::api::server::logger::v1::logger_server::LoggerServer;
 use steeple_proto::spire::api::server::svid::v1::svid_server::SvidServer;
@@ -83,7 +82,7 @@ use crate::audit::Audit;
 use crate::authority::AuthorityService;
 use crate::bundle::BundleService;
 use crate::debug::DebugService;
-use crate::entry::EntryService;
+use crate::entry::PreparedService;
 use crate::explain::ExplainService;
 use crate::federation::FederationService;
 use crate::health::HealthService;
@@ -188,10 +187,7 @@ pub fn apis(parts: Parts) -> Apis<impl GrpcService, impl GrpcService> {
         .add_service(
             BundleServer::new(BundleService { bundles: bundles.clone() }).accept_compressed(GZIP),
         )
-        .add_service(
-            EntryServer::new(EntryService { entries: Arc::new(parts.entries) })
-                .accept_compressed(GZIP),
-        )
+        .add_service(PreparedService::new(parts.entries))
         .add_service(
             ExplainServer::new(ExplainService {
                 explainer: parts.explainer,

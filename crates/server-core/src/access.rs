@@ -158,7 +158,7 @@ pub struct Gatekeeper {
 /// How far what is in memory is trusted about an agent's standing.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Trust {
-    /// The datastore is not asked while memory is at most this old.
+    /// The datastore is not asked while memory is at most this old, or known to say the same.
     pub max_staleness: Duration,
     /// Memory counts while the datastore cannot be reached and memory is at most this old.
     ///
@@ -304,7 +304,8 @@ impl Gatekeeper {
         at_most: Duration,
         accept: impl Fn(&Standing) -> bool,
     ) -> bool {
-        if self.index.staleness(now) >= at_most {
+        // Memory that says what the datastore would say is of no age.
+        if self.index.staleness(now) >= at_most && !self.index.is_current(self.store.as_ref()) {
             return false;
         }
         let snapshot = self.index.snapshot();

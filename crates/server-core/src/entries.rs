@@ -17,8 +17,7 @@ pub use rules::{EntryDraft, EntryFields, EntryRule, RawSelector};
 
 use crate::access::{AgentCaller, Operator};
 use crate::ids::{self, IdRule, RawId};
-use crate::index::AuthorizedIndex;
-use crate::time::unix_seconds;
+use crate::index::{Authorized, AuthorizedIndex};
 
 /// Why a use case about entries failed.
 #[derive(Debug, thiserror::Error)]
@@ -105,12 +104,23 @@ impl Entries {
         _operator: &Operator,
         drafts: Vec<EntryDraft>,
     ) -> Vec<Result<Created, EntryError>> {
-        let mut results = Vec::with_capacity(drafts.len());
+        let mut good = Vec::with_capacity(drafts.len());
+        let mut refused = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            results.push(self.create_one(draft).await);
+            refused.push(match draft.into_new(&self.trust_domain) {
+                Ok(new) => {
+                    good.push(new);
+                    None
+                }
+                Err(rule) => Some(EntryError::Rule(rule)),
+            });
         }
+        let made = self.store.create_entries(good).await;
         self.index.refresh().await;
-        results
+        in_place(refused, made, |made| match made {
+            Ok((entry, existed)) => Ok(Created { entry, existed }),
+            Err(error) => Err(EntryError::Create(error)),
+        })
     }
 
     /// Overwrites the given fields of each entry that a draft names.
@@ -120,12 +130,21 @@ impl Entries {
         drafts: Vec<EntryDraft>,
         fields: &EntryFields,
     ) -> Vec<Result<Entry, EntryError>> {
-        let mut results = Vec::with_capacity(drafts.len());
+        let mut good = Vec::with_capacity(drafts.len());
+        let mut refused = Vec::with_capacity(drafts.len());
         for draft in drafts {
-            results.push(self.update_one(draft, fields).await);
+            let entry_id = draft.entry_id.clone();
+            refused.push(match draft.into_update(&self.trust_domain, fields) {
+                Ok(update) => {
+                    good.push((entry_id, update));
+                    None
+                }
+                Err(rule) => Some(EntryError::Rule(rule)),
+            });
         }
+        let updated = self.store.update_entries(&good).await;
         self.index.refresh().await;
-        results
+        in_place(refused, updated, |updated| updated.map_err(EntryError::Update))
     }
 
     /// Deletes each entry.
@@ -134,12 +153,16 @@ impl Entries {
         _operator: &Operator,
         entry_ids: &[String],
     ) -> Vec<Result<(), EntryError>> {
-        let mut results = Vec::with_capacity(entry_ids.len());
-        for entry_id in entry_ids {
-            results.push(self.delete_one(entry_id).await);
-        }
+        let missing = |id: &String| id.is_empty().then_some(EntryError::MissingEntryId);
+        let refused: Vec<_> = entry_ids.iter().map(missing).collect();
+        let good: Vec<String> = entry_ids.iter().filter(|id| !id.is_empty()).cloned().collect();
+        let deleted = self.store.delete_entries(&good).await;
         self.index.refresh().await;
-        results
+        in_place(refused, deleted, |deleted| match deleted {
+            Ok(_deleted) => Ok(()),
+            Err(StoreError::NotFound(_)) => Err(EntryError::NotFound),
+            Err(error) => Err(EntryError::Delete(error)),
+        })
     }
 
     /// One entry.
@@ -183,36 +206,8 @@ impl Entries {
 
     /// What the calling agent is authorised for, from memory.
     #[must_use]
-    pub fn authorized(&self, agent: &AgentCaller, now: SystemTime) -> Vec<Arc<Entry>> {
-        self.index.snapshot().authorized(agent.id(), unix_seconds(now))
-    }
-
-    async fn create_one(&self, draft: EntryDraft) -> Result<Created, EntryError> {
-        let entry = draft.into_new(&self.trust_domain).map_err(EntryError::Rule)?;
-        let (entry, existed) =
-            self.store.create_or_return_similar(entry).await.map_err(EntryError::Create)?;
-        Ok(Created { entry, existed })
-    }
-
-    async fn update_one(
-        &self,
-        draft: EntryDraft,
-        fields: &EntryFields,
-    ) -> Result<Entry, EntryError> {
-        let entry_id = draft.entry_id.clone();
-        let update = draft.into_update(&self.trust_domain, fields).map_err(EntryError::Rule)?;
-        self.store.update_entry(&entry_id, update).await.map_err(EntryError::Update)
-    }
-
-    async fn delete_one(&self, entry_id: &str) -> Result<(), EntryError> {
-        if entry_id.is_empty() {
-            return Err(EntryError::MissingEntryId);
-        }
-        match self.store.delete_entry(entry_id).await {
-            Ok(_deleted) => Ok(()),
-            Err(StoreError::NotFound(_)) => Err(EntryError::NotFound),
-            Err(error) => Err(EntryError::Delete(error)),
-        }
+    pub fn authorized(&self, agent: &AgentCaller, now: SystemTime) -> Authorized {
+        self.index.authorized(agent.id(), now)
     }
 
     fn filter(&self, raw: &RawEntryFilter) -> Result<EntryFilter, EntryError> {
@@ -242,6 +237,21 @@ impl Entries {
         }
         Ok(filter)
     }
+}
+
+/// The outcomes of what the datastore was asked for, among those of what it was not.
+fn in_place<S, T>(
+    refused: Vec<Option<EntryError>>,
+    done: Vec<S>,
+    told: impl Fn(S) -> Result<T, EntryError>,
+) -> Vec<Result<T, EntryError>> {
+    let mut done = done.into_iter();
+    let lost = || StoreError::Internal("the datastore gave no answer".into());
+    let outcomes = refused.into_iter().map(|refused| match refused {
+        Some(error) => Err(error),
+        None => done.next().map_or_else(|| Err(EntryError::Create(lost())), &told),
+    });
+    outcomes.collect()
 }
 
 fn trust_domains(names: &[String]) -> Result<Vec<TrustDomain>, FederatesWithRule> {

@@ -7,27 +7,36 @@
 //! continue, and once a day to repair what nobody should have been able to
 //! break.
 
-mod entry_list;
+mod authorized;
+mod load;
+mod pages;
+mod record;
 mod shards;
 mod snapshot;
+mod tables;
 mod touched;
+mod wire;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use steeple_runtime::Clock;
 use steeple_runtime::Watcher;
-use steeple_spiffe::TrustDomain;
-use steeple_store::{Revision, Since, Store, StoreError};
+use steeple_spiffe::{SpiffeId, TrustDomain};
+use steeple_store::{Mark, Revision, Since, Store, StoreError};
 use steeple_telemetry::call;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 
+pub use authorized::Authorized;
+use load::read_all;
+pub use record::EntryRef;
 pub(crate) use snapshot::SERVER_PATH;
 pub use snapshot::{AliasMiss, Ancestry, Holder, Privileges, Snapshot, Step, StepKind};
 pub(crate) use touched::Touched;
 use touched::TouchedLog;
+pub use wire::Fields;
 
 use crate::time::{unix_millis, unix_seconds};
 
@@ -44,13 +53,26 @@ const COMPLAIN: Duration = Duration::from_secs(5);
 #[derive(Clone)]
 pub struct AuthorizedIndex {
     shared: Arc<Shared>,
-    refresh: mpsc::Sender<oneshot::Sender<()>>,
+    refresh: mpsc::Sender<Waiting>,
+    /// Counts this process's commits.
+    commits: watch::Receiver<u64>,
+}
+
+/// A writer that waits for its own write to show.
+struct Waiting {
+    /// The count of the commits, its own among them.
+    commits: u64,
+    done: oneshot::Sender<()>,
 }
 
 struct Shared {
     current: ArcSwap<Snapshot>,
     /// When the feed was last read to its end, in Unix milliseconds.
     checked_at: AtomicI64,
+    /// The count of this process's commits that the snapshot shows.
+    shown: AtomicU64,
+    /// Where the database was before that, if it can tell.
+    mark: Mutex<Option<Mark>>,
     /// What the changes touched, for whoever follows them.
     touched: TouchedLog,
 }
@@ -71,7 +93,7 @@ pub struct IndexTask {
     trust_domain: TrustDomain,
     periods: IndexPeriods,
     shared: Arc<Shared>,
-    requests: mpsc::Receiver<oneshot::Sender<()>>,
+    requests: mpsc::Receiver<Waiting>,
     revision: Revision,
     reloaded_at: SystemTime,
     /// When it was last said that the feed cannot be followed, while it cannot.
@@ -89,15 +111,20 @@ impl AuthorizedIndex {
         trust_domain: TrustDomain,
         periods: IndexPeriods,
     ) -> Result<(Self, IndexTask), StoreError> {
+        let commits = store.wakeups();
+        let shown = *commits.borrow();
+        let mark = store.mark();
         let (snapshot, revision) = read_all(store.as_ref(), &trust_domain).await?;
         let now = clock.now();
         let shared = Arc::new(Shared {
             current: ArcSwap::from_pointee(snapshot),
             checked_at: AtomicI64::new(unix_millis(now)),
+            shown: AtomicU64::new(shown),
+            mark: Mutex::new(mark),
             touched: TouchedLog::default(),
         });
         let (refresh, requests) = mpsc::channel(REFRESH_QUEUE);
-        let index = Self { shared: Arc::clone(&shared), refresh };
+        let index = Self { shared: Arc::clone(&shared), refresh, commits };
         let task = IndexTask {
             store,
             clock,
@@ -118,6 +145,14 @@ impl AuthorizedIndex {
         self.shared.current.load_full()
     }
 
+    /// What an agent may have now, from memory.
+    #[must_use]
+    pub fn authorized(&self, agent: &SpiffeId, now: SystemTime) -> Authorized {
+        let snapshot = self.snapshot();
+        let handles = snapshot.authorized_handles(agent, unix_seconds(now));
+        Authorized::new(snapshot, handles)
+    }
+
     /// What was touched since this was last asked, once there is something. For one follower.
     /// The snapshot has it already when this answers.
     pub(crate) async fn touched(&self) -> Touched {
@@ -131,13 +166,31 @@ impl AuthorizedIndex {
         Duration::from_millis(u64::try_from(age).unwrap_or(0))
     }
 
-    /// Waits until what was committed before this call shows in the snapshot.
+    /// Whether nobody has committed anything since the snapshot was true. Costs no query; where
+    /// only a query could tell, the answer is no.
+    #[must_use]
+    pub fn is_current(&self, store: &dyn Store) -> bool {
+        let mark = self.shared.mark();
+        mark.is_some() && store.mark() == mark
+    }
+
+    /// Waits until what this process committed before this call shows in the snapshot.
     /// Gives up after a second: the write stands, it only shows later.
     pub async fn refresh(&self) {
+        let commits = *self.commits.borrow();
+        if self.shared.shown.load(Ordering::Acquire) >= commits {
+            return;
+        }
         let (done, wait) = oneshot::channel();
-        if self.refresh.try_send(done).is_ok() {
+        if self.refresh.try_send(Waiting { commits, done }).is_ok() {
             let _late_or_gone = tokio::time::timeout(REFRESH_PATIENCE, wait).await;
         }
+    }
+}
+
+impl Shared {
+    fn mark(&self) -> Option<Mark> {
+        *self.mark.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -145,31 +198,56 @@ impl IndexTask {
     /// Follows the feed until the drain begins.
     pub async fn run(mut self, mut drain: Watcher) {
         let mut wakeups = self.store.wakeups();
+        let mut waiting: Vec<Waiting> = Vec::new();
         loop {
-            let mut waiting = Vec::new();
-            tokio::select! {
-                () = drain.signalled() => return,
-                Ok(()) = wakeups.changed() => {}
-                Some(writer) = self.requests.recv() => waiting.push(writer),
-                () = tokio::time::sleep(self.periods.poll) => {}
+            if waiting.is_empty() {
+                tokio::select! {
+                    () = drain.signalled() => return,
+                    Ok(()) = wakeups.changed() => {}
+                    Some(writer) = self.requests.recv() => waiting.push(writer),
+                    () = tokio::time::sleep(self.periods.poll) => {}
+                }
+            } else if drain.is_signalled() {
+                return;
             }
             // One look serves everyone who asked before it began.
             while let Ok(writer) = self.requests.try_recv() {
                 waiting.push(writer);
             }
-            wakeups.mark_unchanged();
-            self.catch_up().await;
-            for writer in waiting {
-                let _writer_left = writer.send(());
+            let commits = *wakeups.borrow_and_update();
+            let shows = self.catch_up().await;
+            if shows {
+                self.shared.shown.store(commits, Ordering::Release);
+            }
+            for writer in waiting.drain(..) {
+                let _writer_left = writer.done.send(());
+            }
+            // And those who asked meanwhile, if what they wait for was there already.
+            while let Ok(writer) = self.requests.try_recv() {
+                if shows && writer.commits <= commits {
+                    let _writer_left = writer.done.send(());
+                } else {
+                    waiting.push(writer);
+                }
             }
         }
     }
 
-    async fn catch_up(&mut self) {
+    /// Reads what happened, and answers whether that went well.
+    async fn catch_up(&mut self) -> bool {
         let now = self.clock.now();
         let due = now.duration_since(self.reloaded_at).is_ok_and(|age| age >= self.periods.reload);
         let call = call(&["entry", "cache", "reload"]);
-        let outcome = if due { self.reload(now).await } else { self.follow(now).await };
+        // Taken first: what is read after it may be newer, and is never taken for older.
+        let mark = self.store.mark();
+        let outcome = match due {
+            true => self.reload(now).await,
+            false if mark.is_some() && mark == self.shared.mark() => Ok(()),
+            false => self.follow(now).await,
+        };
+        if outcome.is_ok() {
+            *self.shared.mark.lock().unwrap_or_else(PoisonError::into_inner) = mark;
+        }
         call.outcome(&outcome);
         self.shared.current.load().tell();
         match outcome {
@@ -181,11 +259,12 @@ impl IndexTask {
                         "Entry cache is being updated again"
                     );
                 }
+                true
             }
             Err(error) => {
                 let silent = |at: SystemTime| now.duration_since(at).is_ok_and(|it| it < COMPLAIN);
                 if self.complained_at.is_some_and(silent) {
-                    return;
+                    return false;
                 }
                 self.complained_at = Some(now);
                 tracing::error!(
@@ -193,6 +272,7 @@ impl IndexTask {
                     %error,
                     "Failed to update the entry cache"
                 );
+                false
             }
         }
     }
@@ -204,9 +284,9 @@ impl IndexTask {
                     let mut next = Snapshot::clone(&self.shared.current.load());
                     let mut touched = Touched::default();
                     for change in changes.entries {
-                        let before = next.entry(&change.entry_id);
-                        touched.entry(before.map(Arc::as_ref), change.entry.as_ref());
-                        next.put_entry(&change.entry_id, change.entry);
+                        let before = next.entry(&change.entry_id).map(EntryRef::to_entry);
+                        touched.entry(before.as_ref(), change.entry.as_ref());
+                        next.put_entry(&change.entry_id, change.entry.as_ref());
                     }
                     for change in changes.nodes {
                         let before = next.node(&change.spiffe_id).map(Arc::as_ref);
@@ -239,21 +319,4 @@ impl IndexTask {
         self.reloaded_at = now;
         Ok(())
     }
-}
-
-async fn read_all(
-    store: &dyn Store,
-    trust_domain: &TrustDomain,
-) -> Result<(Snapshot, Revision), StoreError> {
-    let whole = store.snapshot().await?;
-    let mut snapshot = Snapshot::empty(trust_domain.clone());
-    for entry in whole.entries {
-        let entry_id = entry.entry_id.clone();
-        snapshot.put_entry(&entry_id, Some(entry));
-    }
-    for node in whole.nodes {
-        let agent = node.spiffe_id.clone();
-        snapshot.put_node(&agent, Some(node));
-    }
-    Ok((snapshot, whole.revision))
 }

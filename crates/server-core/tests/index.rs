@@ -40,8 +40,9 @@ async fn load(store: &Arc<dyn Store>) -> (AuthorizedIndex, IndexTask) {
 
 fn seen(index: &AuthorizedIndex) -> Vec<String> {
     let now = unix_seconds(SystemTime::now());
-    let entries = index.snapshot().authorized(&id(AGENT), now);
-    let mut paths: Vec<_> = entries.iter().map(|it| it.spiffe_id.path().to_owned()).collect();
+    let snapshot = index.snapshot();
+    let entries = snapshot.authorized(&id(AGENT), now);
+    let mut paths: Vec<_> = entries.iter().map(|it| it.spiffe_path().to_owned()).collect();
     paths.sort();
     paths
 }

@@ -2,62 +2,64 @@
 //! the agent lacks (facts CH-12..CH-14).
 
 use std::pin::Pin;
-use std::sync::Arc;
 
+use bytes::{Bytes, BytesMut};
 use futures_util::stream::{self, Stream, StreamExt};
+use prost::Message;
 use steeple_proto::spire::api::server::entry::v1 as pb;
-use steeple_proto::spire::api::types;
-use steeple_store::model::Entry;
+use steeple_server_core::index::{Authorized, Fields};
 use tonic::{Code, Status, Streaming};
 
-use crate::convert::entry_message;
+use super::prepared::messages;
+use crate::convert::fields;
 
 /// Entries, or revisions, in one message.
 const PAGE: usize = 500;
 
-/// What the agent receives.
-pub(crate) type Answers =
-    Pin<Box<dyn Stream<Item = Result<pb::SyncAuthorizedEntriesResponse, Status>> + Send>>;
+/// Fields of `SyncAuthorizedEntriesResponse`.
+const REVISIONS: u32 = 1;
+const ENTRIES: u32 = 2;
+
+/// What the agent receives: messages, encoded.
+pub(crate) type Answers = Pin<Box<dyn Stream<Item = Result<Bytes, Status>> + Send>>;
 
 type Requests = Streaming<pb::SyncAuthorizedEntriesRequest>;
 
 enum State {
     /// Nothing was received yet.
-    Begin(Requests, Vec<Arc<Entry>>),
+    Begin(Requests, Authorized),
     /// The revisions from this place on are still to be sent.
-    Revisions(Requests, Vec<Arc<Entry>>, usize, Option<types::EntryMask>),
+    Revisions(Requests, Authorized, usize, Fields),
     /// Of a request, these entries are still to be sent.
     Entries(Requests, Wanted),
     /// The next request is awaited.
     Idle(Requests, Wanted),
 }
 
-/// The entries, in order of id once somebody asked for one, and those that were asked for and not
-/// sent yet, last first.
+/// The entries, in order of id once somebody asked for one, and the places of those that were
+/// asked for and not sent yet, last first.
 struct Wanted {
-    entries: Vec<Arc<Entry>>,
+    entries: Authorized,
     sorted: bool,
-    mask: Option<types::EntryMask>,
-    pending: Vec<Arc<Entry>>,
+    asked: Fields,
+    pending: Vec<usize>,
 }
 
 impl Wanted {
     /// Each entry once and in order of id, however they were asked for.
     fn ask(&mut self, mut ids: Vec<String>) {
         if !self.sorted {
-            self.entries.sort_unstable_by(|a, b| a.entry_id.cmp(&b.entry_id));
+            self.entries.sort_by_id();
             self.sorted = true;
         }
         ids.sort_unstable_by(|a, b| b.cmp(a));
         ids.dedup();
-        let place = |id: &String| self.entries.binary_search_by(|entry| entry.entry_id.cmp(id));
-        self.pending =
-            ids.iter().filter_map(|id| Some(Arc::clone(&self.entries[place(id).ok()?]))).collect();
+        self.pending = ids.iter().filter_map(|id| self.entries.find(id)).collect();
     }
 }
 
 /// Answers a stream of requests about `entries`.
-pub(super) fn answers(requests: Requests, entries: Vec<Arc<Entry>>) -> Answers {
+pub(super) fn answers(requests: Requests, entries: Authorized) -> Answers {
     let answers =
         stream::unfold(
             Some(State::Begin(requests, entries)),
@@ -66,20 +68,20 @@ pub(super) fn answers(requests: Requests, entries: Vec<Arc<Entry>>) -> Answers {
     Box::pin(answers)
 }
 
-type Step = Option<(Result<pb::SyncAuthorizedEntriesResponse, Status>, Option<State>)>;
+type Step = Option<(Result<Bytes, Status>, Option<State>)>;
 
 async fn step(state: State) -> Step {
     match state {
         State::Begin(requests, entries) => begin(requests, entries).await,
-        State::Revisions(requests, entries, sent, mask) => {
-            Some(revisions(requests, entries, sent, mask))
+        State::Revisions(requests, entries, sent, asked) => {
+            Some(revisions(requests, entries, sent, asked))
         }
         State::Entries(requests, wanted) => Some(next_entries(requests, wanted)),
         State::Idle(requests, wanted) => idle(requests, wanted).await,
     }
 }
 
-async fn begin(mut requests: Requests, entries: Vec<Arc<Entry>>) -> Step {
+async fn begin(mut requests: Requests, entries: Authorized) -> Step {
     let first = match requests.next().await {
         Some(Ok(first)) => first,
         Some(Err(status)) => return Some((Err(status), None)),
@@ -93,42 +95,40 @@ async fn begin(mut requests: Requests, entries: Vec<Arc<Entry>>) -> Step {
         let text = "revision number cannot be masked";
         return Some((Err(Status::invalid_argument(text)), None));
     }
+    let asked = fields(first.output_mask.as_ref());
     if entries.len() > PAGE {
-        return Some(revisions(requests, entries, 0, first.output_mask));
+        return Some(revisions(requests, entries, 0, asked));
     }
-    let mask = first.output_mask.as_ref();
-    let response = pb::SyncAuthorizedEntriesResponse {
-        entries: entries.iter().map(|entry| entry_message(entry, mask)).collect(),
-        ..pb::SyncAuthorizedEntriesResponse::default()
-    };
-    Some((Ok(response), None))
+    Some((Ok(messages(entries.iter(), ENTRIES, asked, 0).freeze()), None))
 }
 
 fn revisions(
     requests: Requests,
-    entries: Vec<Arc<Entry>>,
+    entries: Authorized,
     sent: usize,
-    mask: Option<types::EntryMask>,
-) -> (Result<pb::SyncAuthorizedEntriesResponse, Status>, Option<State>) {
+    asked: Fields,
+) -> (Result<Bytes, Status>, Option<State>) {
+    /// An id is a UUID, mostly.
+    const ROOM: usize = 64;
     let end = entries.len().min(sent + PAGE);
-    let response = pb::SyncAuthorizedEntriesResponse {
-        entry_revisions: entries[sent..end]
-            .iter()
-            .map(|entry| pb::EntryRevision {
-                id: entry.entry_id.clone(),
-                revision_number: entry.revision_number,
-                created_at: entry.created_at,
-            })
-            .collect(),
-        entries: Vec::new(),
-        more: end < entries.len(),
-    };
-    let next = if end < entries.len() {
-        State::Revisions(requests, entries, end, mask)
+    let mut answer = BytesMut::with_capacity((end - sent) * ROOM);
+    for entry in entries.iter().take(end).skip(sent) {
+        entry.put_revision(&mut answer, REVISIONS);
+    }
+    let more = end < entries.len();
+    put_more(&mut answer, more);
+    let next = if more {
+        State::Revisions(requests, entries, end, asked)
     } else {
-        State::Idle(requests, Wanted { entries, sorted: false, mask, pending: Vec::new() })
+        State::Idle(requests, Wanted { entries, sorted: false, asked, pending: Vec::new() })
     };
-    (Ok(response), Some(next))
+    (Ok(answer.freeze()), Some(next))
+}
+
+/// Appends the last field of the message.
+fn put_more(answer: &mut BytesMut, more: bool) {
+    let rest = pb::SyncAuthorizedEntriesResponse { more, ..Default::default() };
+    rest.encode(answer).expect("the buffer grows");
 }
 
 async fn idle(mut requests: Requests, mut wanted: Wanted) -> Step {
@@ -144,16 +144,15 @@ async fn idle(mut requests: Requests, mut wanted: Wanted) -> Step {
     }
 }
 
-fn next_entries(
-    requests: Requests,
-    mut wanted: Wanted,
-) -> (Result<pb::SyncAuthorizedEntriesResponse, Status>, Option<State>) {
+fn next_entries(requests: Requests, mut wanted: Wanted) -> (Result<Bytes, Status>, Option<State>) {
+    /// The last field.
+    const MORE: usize = 2;
     let rest = wanted.pending.len().saturating_sub(PAGE);
     let batch = wanted.pending.split_off(rest);
-    let entries =
-        batch.iter().rev().map(|entry| entry_message(entry, wanted.mask.as_ref())).collect();
+    let entries = batch.iter().rev().map(|place| wanted.entries.at(*place));
+    let mut answer = messages(entries, ENTRIES, wanted.asked, MORE);
     let more = !wanted.pending.is_empty();
-    let response = pb::SyncAuthorizedEntriesResponse { entry_revisions: Vec::new(), entries, more };
+    put_more(&mut answer, more);
     let next = if more { State::Entries(requests, wanted) } else { State::Idle(requests, wanted) };
-    (Ok(response), Some(next))
+    (Ok(answer.freeze()), Some(next))
 }

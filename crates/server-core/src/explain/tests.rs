@@ -55,7 +55,7 @@ fn node(path: &str, shows: &[&str], expires_at: i64) -> AttestedNode {
 fn snapshot(entries: &[Entry], nodes: &[AttestedNode]) -> Snapshot {
     let mut snapshot = Snapshot::empty(TrustDomain::parse("example.org").unwrap());
     for entry in entries {
-        snapshot.put_entry(&entry.entry_id, Some(entry.clone()));
+        snapshot.put_entry(&entry.entry_id, Some(entry));
     }
     for node in nodes {
         snapshot.put_node(&node.spiffe_id, Some(node.clone()));

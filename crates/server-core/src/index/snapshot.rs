@@ -13,17 +13,18 @@
 
 mod ancestry;
 
-use std::collections::hash_map::RandomState;
 use std::collections::{HashMap, HashSet};
-use std::hash::BuildHasher;
+use std::hash::RandomState;
 use std::sync::Arc;
 
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 use steeple_store::model::{AttestedNode, Entry};
 use steeple_telemetry::gauge;
 
-use super::entry_list::EntryList;
+use super::pages::{Handle, Pages};
+use super::record::{self, EntryRef};
 use super::shards::Shards;
+use super::tables::{self, Table};
 pub use ancestry::{AliasMiss, Ancestry, Holder, Step, StepKind};
 
 pub(crate) const SERVER_PATH: &str = "/spire/server";
@@ -35,26 +36,20 @@ type UnixSeconds = i64;
 #[derive(Clone)]
 pub struct Snapshot {
     trust_domain: TrustDomain,
-    /// Every entry of this trust domain, by entry id.
-    entries: Shards<Arc<str>, Arc<Entry>>,
+    /// Every entry of this trust domain.
+    pages: Pages,
+    /// All of them, by entry id.
+    by_id: Table,
     /// The entries that are not aliases, by the path of their parent.
-    children: Shards<Arc<str>, Arc<EntryList>>,
+    children: Table,
+    /// Entries by the path of their SPIFFE ID: the way from a parent up to agents.
+    by_path: Table,
+    /// Those that grant API rights, likewise.
+    privileged: Table,
     /// Aliases, each under one of its selectors: whoever has them all has it.
-    aliases: Shards<Selector, Arc<Vec<Arc<Entry>>>>,
+    aliases: Shards<Selector, Arc<Vec<Handle>>>,
     /// Attested nodes by path.
     nodes: Shards<Arc<str>, Arc<AttestedNode>>,
-    /// Entries that grant API rights, by the path of their SPIFFE ID.
-    privileged: Shards<Arc<str>, Arc<Vec<Arc<Entry>>>>,
-    /// Entries by a hash of the path of their SPIFFE ID: the way from a parent up to agents.
-    by_id: Shards<u64, Held>,
-    hasher: RandomState,
-}
-
-/// The entries of one SPIFFE ID: mostly one.
-#[derive(Clone)]
-enum Held {
-    One(Arc<Entry>),
-    Many(Arc<EntryList>),
 }
 
 /// The API rights that registration entries give the holder of a SPIFFE ID.
@@ -70,15 +65,17 @@ impl Snapshot {
     /// A snapshot with nothing in it.
     #[must_use]
     pub fn empty(trust_domain: TrustDomain) -> Self {
+        let hasher = RandomState::new();
+        let table = |key| Table::new(key, hasher.clone());
         Self {
             trust_domain,
-            entries: Shards::new(),
-            children: Shards::new(),
+            pages: Pages::new(),
+            by_id: table(tables::by_id),
+            children: table(tables::by_parent_path),
+            by_path: table(tables::by_spiffe_path),
+            privileged: table(tables::by_spiffe_path),
             aliases: Shards::new(),
             nodes: Shards::new(),
-            privileged: Shards::new(),
-            by_id: Shards::new(),
-            hasher: RandomState::new(),
         }
     }
 
@@ -94,7 +91,7 @@ impl Snapshot {
             (["node", "skipped_node_event_ids", "count"], 0),
             (["entry", "nodealiases_by_entryid_cache", "count"], aliases),
             (["entry", "nodealiases_by_selector_cache", "count"], aliases),
-            (["entry", "entries_by_entryid_cache", "count"], self.entries.len()),
+            (["entry", "entries_by_entryid_cache", "count"], self.pages.len()),
             (["entry", "skipped_entry_event_ids", "count"], 0),
         ] {
             gauge(&key, count as f64, &[]);
@@ -102,25 +99,57 @@ impl Snapshot {
     }
 
     /// Sets, replaces or (with `None`) removes the entry of an id.
-    pub fn put_entry(&mut self, entry_id: &str, entry: Option<Entry>) {
-        if let Some(old) = self.entries.remove(entry_id) {
-            self.unlink(&old);
+    pub fn put_entry(&mut self, entry_id: &str, entry: Option<&Entry>) {
+        let held = self.by_id.get_one(&self.pages, entry_id.as_bytes());
+        if let Some(handle) = held {
+            self.unlink(handle);
         }
-        let Some(entry) = entry else { return };
-        if !entry.parent_id.is_member_of(&self.trust_domain)
-            || !entry.spiffe_id.is_member_of(&self.trust_domain)
-        {
+        let entry = entry.filter(|entry| self.is_ours(entry));
+        let mut record = Vec::new();
+        match (held, entry) {
+            (None, None) => {}
+            (Some(handle), None) => {
+                self.by_id.remove(&self.pages, handle);
+                self.pages.remove(handle);
+            }
+            (Some(handle), Some(entry)) => {
+                record::write(entry, &mut record);
+                self.pages.replace(handle, &record);
+                self.link(handle);
+            }
+            (None, Some(entry)) => {
+                record::write(entry, &mut record);
+                let handle = self.pages.insert(&record);
+                self.by_id.insert(&self.pages, handle);
+                self.link(handle);
+            }
+        }
+    }
+
+    /// Puts an entry that [`Self::link`] has to file before anybody finds it.
+    pub(super) fn put_unlinked(&mut self, entry: &Entry, record: &mut Vec<u8>) {
+        if !self.is_ours(entry) {
             return;
         }
-        let entry = Arc::new(entry);
-        self.entries.insert(entry_id.into(), Arc::clone(&entry));
-        self.link(entry);
+        record::write(entry, record);
+        match self.by_id.get_one(&self.pages, entry.entry_id.as_bytes()) {
+            Some(handle) => self.pages.replace(handle, record),
+            None => {
+                let handle = self.pages.insert(record);
+                self.by_id.insert(&self.pages, handle);
+            }
+        }
     }
 
     /// Sets, replaces or (with `None`) removes an attested node.
     pub fn put_node(&mut self, agent: &SpiffeId, node: Option<AttestedNode>) {
         match node {
-            Some(node) if agent.is_member_of(&self.trust_domain) => {
+            Some(mut node) if agent.is_member_of(&self.trust_domain) => {
+                // They are, from a datastore; what looks for aliases relies on it.
+                if !node.selectors.is_sorted_by(|a, b| a < b) {
+                    node.selectors.sort_unstable();
+                    node.selectors.dedup();
+                }
                 self.nodes.insert(agent.path().into(), Arc::new(node));
             }
             _ => {
@@ -131,10 +160,16 @@ impl Snapshot {
 
     /// Every entry that the agent may have, sorted by entry id within a parent.
     #[must_use]
-    pub fn authorized(&self, agent: &SpiffeId, now: UnixSeconds) -> Vec<Arc<Entry>> {
+    pub fn authorized(&self, agent: &SpiffeId, now: UnixSeconds) -> Vec<EntryRef<'_>> {
+        let handles = self.authorized_handles(agent, now);
+        handles.into_iter().map(|handle| self.pages.get(handle)).collect()
+    }
+
+    /// As [`Self::authorized`], for who keeps the snapshot itself.
+    pub(super) fn authorized_handles(&self, agent: &SpiffeId, now: UnixSeconds) -> Vec<Handle> {
         let mut found = Vec::new();
-        self.crawl(agent, now, |entry| {
-            found.push(Arc::clone(entry));
+        self.crawl(agent, now, |handle, _| {
+            found.push(handle);
             true
         });
         found
@@ -151,10 +186,8 @@ impl Snapshot {
         let mut found = HashMap::with_capacity(entry_ids.len().min(1024));
         let mut wanted = self.directly_authorized(agent, entry_ids, now, &mut found);
         if wanted > 0 {
-            self.crawl(agent, now, |entry| {
-                if entry_ids.contains(entry.entry_id.as_str())
-                    && found.insert(entry.entry_id.clone(), Arc::clone(entry)).is_none()
-                {
+            self.crawl(agent, now, |_, entry| {
+                if entry_ids.contains(entry.entry_id()) && add(&mut found, entry) {
                     wanted -= 1;
                 }
                 wanted > 0
@@ -170,10 +203,11 @@ impl Snapshot {
         if !holder.is_member_of(&self.trust_domain) {
             return granted;
         }
-        for entry in self.privileged.get(holder.path()).into_iter().flat_map(|list| list.iter()) {
-            if !is_expired(entry, now) {
-                granted.admin |= entry.admin;
-                granted.downstream |= entry.downstream;
+        let group = self.privileged.get(&self.pages, holder.path().as_bytes());
+        for entry in group.iter().map(|handle| self.pages.get(handle)) {
+            if !entry.is_expired(now) {
+                granted.admin |= entry.admin();
+                granted.downstream |= entry.downstream();
             }
         }
         granted
@@ -193,32 +227,49 @@ impl Snapshot {
 
     /// The entry of an id.
     #[must_use]
-    pub fn entry(&self, entry_id: &str) -> Option<&Arc<Entry>> {
-        self.entries.get(entry_id)
+    pub fn entry(&self, entry_id: &str) -> Option<EntryRef<'_>> {
+        let handle = self.by_id.get_one(&self.pages, entry_id.as_bytes())?;
+        Some(self.pages.get(handle))
     }
 
     /// The entries whose SPIFFE ID has this path, expired ones too.
-    pub(crate) fn entries_of<'a>(&'a self, path: &'a str) -> impl Iterator<Item = &'a Arc<Entry>> {
-        let held = self.by_id.get(&self.hasher.hash_one(path));
-        let (one, many) = match held {
-            None => (None, None),
-            Some(Held::One(entry)) => (Some(entry), None),
-            Some(Held::Many(list)) => (None, Some(list.iter())),
-        };
-        one.into_iter()
-            .chain(many.into_iter().flatten())
-            .filter(move |entry| entry.spiffe_id.path() == path)
+    pub(crate) fn entries_of(&self, path: &str) -> impl Iterator<Item = EntryRef<'_>> {
+        let group = self.by_path.get(&self.pages, path.as_bytes());
+        group.iter().map(|handle| self.pages.get(handle))
     }
 
     /// Every entry, in no order. Costs as much as there is.
-    pub(crate) fn entries(&self) -> impl Iterator<Item = &Arc<Entry>> {
-        self.entries.values()
+    pub(crate) fn entries(&self) -> impl Iterator<Item = EntryRef<'_>> {
+        self.pages.iter().map(|(_, entry)| entry)
     }
 
     /// How many entries are indexed.
     #[must_use]
     pub fn entry_count(&self) -> usize {
-        self.entries.len()
+        self.pages.len()
+    }
+
+    /// What the entries take of memory, in bytes, with all that finds them. Without nodes.
+    #[must_use]
+    pub fn entry_bytes(&self) -> usize {
+        let tables = [&self.by_id, &self.children, &self.by_path, &self.privileged];
+        self.pages.heap_bytes() + tables.map(Table::heap_bytes).iter().sum::<usize>()
+    }
+
+    /// What stands in a place.
+    pub(super) fn get(&self, handle: Handle) -> EntryRef<'_> {
+        self.pages.get(handle)
+    }
+
+    /// All places that are taken.
+    pub(super) fn handles(&self) -> impl Iterator<Item = (Handle, EntryRef<'_>)> {
+        self.pages.iter()
+    }
+
+    /// A row of another trust domain does not exist here.
+    fn is_ours(&self, entry: &Entry) -> bool {
+        entry.parent_id.is_member_of(&self.trust_domain)
+            && entry.spiffe_id.is_member_of(&self.trust_domain)
     }
 
     /// The common case without a walk: the entry's parent is the agent itself
@@ -231,16 +282,19 @@ impl Snapshot {
         found: &mut HashMap<String, Arc<Entry>>,
     ) -> usize {
         let mut left = 0;
-        let aliases: HashSet<&str> =
-            self.aliases_of(agent, now).into_iter().map(|alias| alias.spiffe_id.path()).collect();
+        let aliases: HashSet<&[u8]> = self
+            .aliases_of(agent, now)
+            .into_iter()
+            .map(|alias| alias.heads().spiffe_path)
+            .collect();
         for id in entry_ids {
-            let Some(entry) = self.entries.get(*id) else { continue };
-            let parent = entry.parent_id.path();
-            if is_expired(entry, now) || parent == SERVER_PATH {
+            let Some(entry) = self.entry(id) else { continue };
+            let parent = entry.heads().parent_path;
+            if entry.is_expired(now) || entry.is_alias() {
                 continue;
             }
-            if parent == agent.path() || aliases.contains(parent) {
-                found.insert(entry.entry_id.clone(), Arc::clone(entry));
+            if parent == agent.path().as_bytes() || aliases.contains(parent) {
+                add(found, entry);
             } else {
                 left += 1;
             }
@@ -253,137 +307,111 @@ impl Snapshot {
         &'a self,
         agent: &'a SpiffeId,
         now: UnixSeconds,
-        mut visit: impl FnMut(&'a Arc<Entry>) -> bool,
+        mut visit: impl FnMut(Handle, EntryRef<'a>) -> bool,
     ) {
         if !agent.is_member_of(&self.trust_domain) {
             return;
         }
-        let mut seen: HashSet<&str> = HashSet::new();
-        let mut pending: Vec<&str> =
-            self.aliases_of(agent, now).into_iter().map(|alias| alias.spiffe_id.path()).collect();
-        pending.push(agent.path());
+        let mut seen: HashSet<&[u8]> = HashSet::new();
+        let mut pending: Vec<&[u8]> = self
+            .aliases_of(agent, now)
+            .into_iter()
+            .map(|alias| alias.heads().spiffe_path)
+            .collect();
+        pending.push(agent.path().as_bytes());
         while let Some(parent) = pending.pop() {
-            let Some(children) = self.children.get(parent) else { continue };
-            if !seen.insert(parent) {
+            let children = self.children.get(&self.pages, parent);
+            if children.is_none() || !seen.insert(parent) {
                 continue;
             }
-            for entry in children.iter().filter(|entry| !is_expired(entry, now)) {
-                if !visit(entry) {
+            for handle in children.iter() {
+                let entry = self.pages.get(handle);
+                if entry.is_expired(now) {
+                    continue;
+                }
+                if !visit(handle, entry) {
                     return;
                 }
-                pending.push(entry.spiffe_id.path());
+                pending.push(entry.heads().spiffe_path);
             }
         }
     }
 
     /// The aliases of a node that is attested and whose SVID has not expired.
-    fn aliases_of(&self, agent: &SpiffeId, now: UnixSeconds) -> Vec<&Arc<Entry>> {
+    fn aliases_of(&self, agent: &SpiffeId, now: UnixSeconds) -> Vec<EntryRef<'_>> {
         let Some(node) = self.node(agent).filter(|node| node.expires_at > now) else {
             return Vec::new();
         };
-        let held: HashSet<&Selector> = node.selectors.iter().collect();
-        held.iter()
-            .filter_map(|selector| self.aliases.get(*selector))
+        let has = |(kind, value): (&[u8], &[u8])| {
+            let held =
+                |it: &Selector| (it.kind.as_bytes(), it.value.as_bytes()).cmp(&(kind, value));
+            node.selectors.binary_search_by(held).is_ok()
+        };
+        node.selectors
+            .iter()
+            .filter_map(|selector| self.aliases.get(selector))
             .flat_map(|list| list.iter())
-            .filter(|alias| !is_expired(alias, now))
-            .filter(|alias| alias.selectors.iter().all(|selector| held.contains(selector)))
+            .map(|handle| self.pages.get(*handle))
+            .filter(|alias| !alias.is_expired(now) && alias.selectors().all(has))
             .collect()
     }
 
-    fn link(&mut self, entry: Arc<Entry>) {
-        let key = self.hasher.hash_one(entry.spiffe_id.path());
-        if self.by_id.get(&key).is_some() {
-            self.by_id.edit(&key, |held| held.add(&entry));
-        } else {
-            self.by_id.insert(key, Held::One(Arc::clone(&entry)));
+    /// Files an entry by all but its id.
+    pub(super) fn link(&mut self, handle: Handle) {
+        self.by_path.insert(&self.pages, handle);
+        let entry = self.pages.get(handle);
+        if entry.admin() || entry.downstream() {
+            self.privileged.insert(&self.pages, handle);
         }
-        if entry.admin || entry.downstream {
-            let path: Arc<str> = entry.spiffe_id.path().into();
-            let list = self.privileged.entry_mut(&path, Arc::default);
-            Arc::make_mut(list).push(Arc::clone(&entry));
+        if !entry.is_alias() {
+            self.children.insert(&self.pages, handle);
+        } else if let Some(key) = self.rarest_selector(entry) {
+            let list = self.aliases.entry_mut(&key, Arc::default);
+            Arc::make_mut(list).push(handle);
         }
-        if entry.parent_id.path() == SERVER_PATH {
-            if let Some(key) = self.rarest_selector(&entry) {
-                let list = self.aliases.entry_mut(&key, Arc::default);
-                Arc::make_mut(list).push(entry);
-            }
-            return;
-        }
-        let parent: Arc<str> = entry.parent_id.path().into();
-        let list = self.children.entry_mut(&parent, Arc::default);
-        Arc::make_mut(list).insert(entry);
     }
 
-    fn unlink(&mut self, entry: &Arc<Entry>) {
-        let key = self.hasher.hash_one(entry.spiffe_id.path());
-        self.by_id.edit(&key, |held| held.remove(&entry.entry_id));
-        if entry.admin || entry.downstream {
-            drop_from(&mut self.privileged, entry.spiffe_id.path(), &entry.entry_id);
+    fn unlink(&mut self, handle: Handle) {
+        self.by_path.remove(&self.pages, handle);
+        let entry = self.pages.get(handle);
+        if entry.admin() || entry.downstream() {
+            self.privileged.remove(&self.pages, handle);
         }
-        if entry.parent_id.path() == SERVER_PATH {
-            for selector in &entry.selectors {
-                drop_from(&mut self.aliases, selector, &entry.entry_id);
-            }
+        if !entry.is_alias() {
+            self.children.remove(&self.pages, handle);
             return;
         }
-        self.children.edit(entry.parent_id.path(), |list| {
-            let list = Arc::make_mut(list);
-            list.remove(&entry.entry_id);
-            !list.is_empty()
-        });
+        for selector in selectors_of(entry) {
+            let list = self.aliases.get(&selector);
+            if list.is_some_and(|list| list.contains(&handle)) {
+                self.aliases.edit(&selector, |list| {
+                    let list = Arc::make_mut(list);
+                    list.retain(|held| *held != handle);
+                    !list.is_empty()
+                });
+            }
+        }
     }
 
     /// Of an alias's selectors, the one that the fewest other aliases are
     /// filed under: one cluster-wide selector must not collect them all.
-    fn rarest_selector(&self, alias: &Entry) -> Option<Selector> {
-        alias
-            .selectors
-            .iter()
-            .min_by_key(|selector| self.aliases.get(*selector).map_or(0, |list| list.len()))
-            .cloned()
+    fn rarest_selector(&self, alias: EntryRef<'_>) -> Option<Selector> {
+        let holders = |selector: &Selector| self.aliases.get(selector).map_or(0, |list| list.len());
+        selectors_of(alias).min_by_key(holders)
     }
 }
 
-impl Held {
-    fn add(&mut self, entry: &Arc<Entry>) -> bool {
-        match self {
-            Self::One(first) => {
-                let mut list = EntryList::default();
-                list.insert(Arc::clone(first));
-                list.insert(Arc::clone(entry));
-                *self = Self::Many(Arc::new(list));
-            }
-            Self::Many(list) => Arc::make_mut(list).insert(Arc::clone(entry)),
-        }
-        true
-    }
-
-    /// Whether some are left.
-    fn remove(&mut self, entry_id: &str) -> bool {
-        match self {
-            Self::One(entry) => entry.entry_id != entry_id,
-            Self::Many(list) => {
-                let list = Arc::make_mut(list);
-                list.remove(entry_id);
-                !list.is_empty()
-            }
-        }
-    }
+fn selectors_of(entry: EntryRef<'_>) -> impl Iterator<Item = Selector> {
+    entry.to_entry().selectors.into_iter()
 }
 
-/// Takes an entry out of a list of a map, if it is in there.
-fn drop_from<K, Q>(map: &mut Shards<K, Arc<Vec<Arc<Entry>>>>, key: &Q, entry_id: &str)
-where
-    K: std::hash::Hash + Eq + Clone + std::borrow::Borrow<Q>,
-    Q: std::hash::Hash + Eq + ?Sized,
-{
-    if map.get(key).is_some_and(|list| list.iter().any(|held| held.entry_id == entry_id)) {
-        map.edit(key, |list| {
-            let list = Arc::make_mut(list);
-            list.retain(|held| held.entry_id != entry_id);
-            !list.is_empty()
-        });
+/// Adds an entry unless it is there.
+fn add(found: &mut HashMap<String, Arc<Entry>>, entry: EntryRef<'_>) -> bool {
+    if found.contains_key(entry.entry_id()) {
+        return false;
     }
+    let entry = entry.to_entry();
+    found.insert(entry.entry_id.clone(), Arc::new(entry)).is_none()
 }
 
 fn is_expired(entry: &Entry, now: UnixSeconds) -> bool {

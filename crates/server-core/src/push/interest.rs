@@ -4,9 +4,8 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
-use steeple_store::model::Entry;
 
-use crate::index::{SERVER_PATH, Snapshot, Touched};
+use crate::index::{EntryRef, SERVER_PATH, Snapshot, Touched};
 
 /// The agents that listen, by path and by the selectors of their nodes.
 #[derive(Default)]
@@ -73,10 +72,11 @@ impl Interest {
         if self.agents.is_empty() || domains.is_empty() {
             return found;
         }
+        let domains: HashSet<&str> = domains.iter().map(TrustDomain::as_str).collect();
         let federates =
-            |entry: &&Arc<Entry>| entry.federates_with.iter().any(|with| domains.contains(with));
+            |entry: &EntryRef<'_>| entry.federates_with().any(|with| domains.contains(with));
         let parents: HashSet<&str> =
-            snapshot.entries().filter(federates).map(|entry| entry.parent_id.path()).collect();
+            snapshot.entries().filter(federates).map(EntryRef::parent_path).collect();
         self.climb(snapshot, parents.into_iter(), &mut found);
         found
     }
@@ -90,18 +90,22 @@ impl Interest {
     ) {
         let mut pending: Vec<&str> = parents.collect();
         let mut seen: HashSet<&str> = HashSet::new();
-        let mut aliases: HashSet<&[Selector]> = HashSet::new();
+        let mut aliases: HashSet<Vec<Selector>> = HashSet::new();
         while let Some(path) = pending.pop() {
             if !seen.insert(path) {
                 continue;
             }
             self.find(path, found);
             for entry in snapshot.entries_of(path) {
-                let parent = entry.parent_id.path();
+                let parent = entry.parent_path();
                 if parent != SERVER_PATH {
                     pending.push(parent);
-                } else if aliases.insert(&entry.selectors) {
-                    self.holders(&entry.selectors, found);
+                    continue;
+                }
+                let selectors = entry.to_entry().selectors;
+                if !aliases.contains(&selectors) {
+                    self.holders(&selectors, found);
+                    aliases.insert(selectors);
                 }
             }
             if found.len() == self.agents.len() {

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use steeple_spiffe::{Selector, SpiffeId};
 use steeple_store::model::{AttestedNode, Entry};
 
-use super::{SERVER_PATH, Snapshot, UnixSeconds, is_expired};
+use super::{EntryRef, SERVER_PATH, Snapshot, UnixSeconds, is_expired};
 
 /// What stands above an entry.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl Snapshot {
     /// Whether this entry is indexed, as it is here.
     #[must_use]
     pub fn has_entry(&self, entry: &Entry) -> bool {
-        self.entries.get(entry.entry_id.as_str()).is_some_and(|held| **held == *entry)
+        self.entry(&entry.entry_id).is_some_and(|held| held.is(entry))
     }
 
     /// What stands above `entry`. An alias stands below the server, and its
@@ -97,11 +97,12 @@ impl Snapshot {
                 step(StepKind::Agent(node.clone()));
             }
             for above in self.entries_of(id.path()) {
+                let above = Arc::new(above.to_entry());
                 if above.parent_id.path() == SERVER_PATH {
-                    step(StepKind::Alias(Arc::clone(above)));
+                    step(StepKind::Alias(above));
                 } else {
-                    step(StepKind::Entry(Arc::clone(above)));
-                    let open = open && !is_expired(above, now);
+                    step(StepKind::Entry(Arc::clone(&above)));
+                    let open = open && !is_expired(&above, now);
                     pending.push_back((depth + 1, above.parent_id.clone(), open));
                 }
             }
@@ -139,8 +140,8 @@ impl Snapshot {
             return Some(agent.clone());
         }
         let aliases = self.aliases_of(agent, now);
-        let alias = aliases.into_iter().find(|it| ancestry.paths.contains(it.spiffe_id.path()))?;
-        Some(alias.spiffe_id.clone())
+        let alias = aliases.into_iter().find(|it| ancestry.paths.contains(it.spiffe_path()))?;
+        Some(alias.to_entry().spiffe_id)
     }
 
     /// Agents that show some of an alias's selectors and lack at most two, the
@@ -176,14 +177,21 @@ impl Snapshot {
     /// Other entries for the same workloads or of the same identity, at most `limit`.
     #[must_use]
     pub fn alike(&self, entry: &Entry, limit: usize) -> Vec<Arc<Entry>> {
-        let alike = |other: &&Arc<Entry>| {
+        let alike = |other: &Entry| {
             other.entry_id != entry.entry_id
                 && other.parent_id == entry.parent_id
                 && (other.spiffe_id == entry.spiffe_id
                     || other.selectors == entry.selectors
                     || (!entry.hint.is_empty() && other.hint == entry.hint))
         };
-        self.entries.values().filter(alike).take(limit).cloned().collect()
+        // All are under one parent.
+        self.entries()
+            .filter(|other| other.parent_path() == entry.parent_id.path())
+            .map(EntryRef::to_entry)
+            .filter(alike)
+            .take(limit)
+            .map(Arc::new)
+            .collect()
     }
 }
 

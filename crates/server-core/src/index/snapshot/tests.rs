@@ -3,6 +3,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 use proptest::prelude::*;
 
 use super::*;
+use crate::index::load::loaded;
 
 const NOON: i64 = 1_800_000_000;
 
@@ -54,7 +55,7 @@ fn snapshot(entries: Vec<Entry>, nodes: Vec<AttestedNode>) -> Snapshot {
     let mut snapshot = Snapshot::empty(home());
     for entry in entries {
         let entry_id = entry.entry_id.clone();
-        snapshot.put_entry(&entry_id, Some(entry));
+        snapshot.put_entry(&entry_id, Some(&entry));
     }
     for node in nodes {
         let agent = node.spiffe_id.clone();
@@ -64,7 +65,7 @@ fn snapshot(entries: Vec<Entry>, nodes: Vec<AttestedNode>) -> Snapshot {
 }
 
 fn ids_of(snapshot: &Snapshot, agent: &str) -> BTreeSet<String> {
-    snapshot.authorized(&id(agent), NOON).iter().map(|entry| entry.entry_id.clone()).collect()
+    snapshot.authorized(&id(agent), NOON).iter().map(|entry| entry.entry_id().to_owned()).collect()
 }
 
 fn set(ids: &[&str]) -> BTreeSet<String> {
@@ -158,7 +159,7 @@ fn privileges_come_from_unexpired_entries_of_the_id() {
     assert_eq!(snapshot.privileges(&id("/web"), NOON), Privileges::default());
 
     admin.admin = false;
-    snapshot.put_entry("1", Some(admin));
+    snapshot.put_entry("1", Some(&admin));
     assert_eq!(snapshot.privileges(&id("/ops"), NOON), Privileges::default());
 }
 
@@ -167,7 +168,7 @@ fn a_published_snapshot_never_changes() {
     let before = snapshot(vec![entry("1", "/spire/agent/a", "/web", &["x"])], vec![]);
     let mut after = before.clone();
     after.put_entry("1", None);
-    after.put_entry("2", Some(entry("2", "/spire/agent/a", "/new", &["x"])));
+    after.put_entry("2", Some(&entry("2", "/spire/agent/a", "/new", &["x"])));
     assert_eq!(ids_of(&before, "/spire/agent/a"), set(&["1"]));
     assert_eq!(ids_of(&after, "/spire/agent/a"), set(&["2"]));
 }
@@ -267,7 +268,7 @@ proptest! {
                     let mut row =
                         entry(&key, parent_path(parent), PATHS[spiffe], &chosen(selectors));
                     row.expires_at = if expired { NOON - 5 } else { 0 };
-                    index.put_entry(&key, Some(row.clone()));
+                    index.put_entry(&key, Some(&row));
                     entries.insert(key, row);
                 }
                 Change::Drop { entry_id } => {
@@ -298,6 +299,15 @@ proptest! {
                 index.authorized_among(&id(agent), &asked, NOON).into_keys().collect();
             prop_assert_eq!(looked_up, expected);
         }
+        // What is read at once is what comes one by one.
+        let mut read = loaded(home(), entries.into_values().collect());
+        for node in nodes.into_values() {
+            read.put_node(&node.spiffe_id.clone(), Some(node));
+        }
+        for agent in AGENTS {
+            prop_assert_eq!(ids_of(&read, agent), ids_of(&index, agent));
+        }
+        prop_assert_eq!(read.entry_count(), index.entry_count());
     }
 
     #[test]
@@ -309,7 +319,7 @@ proptest! {
         let mut expected = BTreeSet::new();
         for number in numbers {
             let key = format!("{number:05}");
-            index.put_entry(&key, Some(entry(&key, "/spire/agent/a", "/w", &["x"])));
+            index.put_entry(&key, Some(&entry(&key, "/spire/agent/a", "/w", &["x"])));
             expected.insert(key);
         }
         for number in removed {
@@ -320,7 +330,7 @@ proptest! {
         let listed: Vec<String> = index
             .authorized(&id("/spire/agent/a"), NOON)
             .iter()
-            .map(|entry| entry.entry_id.clone())
+            .map(|entry| entry.entry_id().to_owned())
             .collect();
         prop_assert_eq!(listed, expected.into_iter().collect::<Vec<_>>());
     }

@@ -1,7 +1,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use steeple_store::model::AttestedNode;
+use steeple_store::model::{AttestedNode, Entry};
 
 use super::*;
 
@@ -117,20 +117,21 @@ impl World {
                 return;
             }
         };
-        let before = next.entry(&entry_id).cloned();
-        touched.entry(before.as_deref(), after.as_ref());
-        for alias in [before.as_deref(), after.as_ref()].into_iter().flatten() {
+        let before = next.entry(&entry_id).map(EntryRef::to_entry);
+        touched.entry(before.as_ref(), after.as_ref());
+        for alias in [before.as_ref(), after.as_ref()].into_iter().flatten() {
             if alias.parent_id.path() == SERVER_PATH {
                 // Whoever may hold it is told, though it has no children.
                 excused.extend(AGENTS.map(str::to_owned));
             }
         }
-        next.put_entry(&entry_id, after);
+        next.put_entry(&entry_id, after.as_ref());
     }
 
     fn authorized(&self, agent: &str) -> BTreeMap<String, i64> {
         let entries = self.snapshot.authorized(&id(agent), NOON);
-        entries.iter().map(|entry| (entry.entry_id.clone(), entry.revision_number)).collect()
+        let entries = entries.into_iter().map(EntryRef::to_entry);
+        entries.map(|entry| (entry.entry_id, entry.revision_number)).collect()
     }
 }
 
@@ -185,7 +186,7 @@ fn an_entry_touches_its_own_agent_and_no_other() {
     assert_eq!(told(&interest, &world.snapshot, &touched), BTreeSet::from([AGENTS[1].to_owned()]));
     // The same once more, as the feed may tell it: nothing.
     let mut again = Touched::default();
-    let row = world.snapshot.entry("e1").unwrap().clone();
+    let row = world.snapshot.entry("e1").unwrap().to_entry();
     again.entry(Some(&row), Some(&row));
     assert!(again.is_empty());
 }
@@ -201,15 +202,15 @@ fn an_alias_and_what_hangs_below_it_touch_its_holders() {
     let alias = entry("alias", SERVER_PATH, "/cluster", 0b0011, 0);
     let mut touched = Touched::default();
     touched.entry(None, Some(&alias));
-    snapshot.put_entry("alias", Some(alias));
+    snapshot.put_entry("alias", Some(&alias));
     let holder = BTreeSet::from([AGENTS[0].to_owned()]);
     assert_eq!(told(&interest, &snapshot, &touched), holder);
     let deep = entry("deep", "/mid", "/deep", 1, 0);
     let mid = entry("mid", "/cluster", "/mid", 1, 0);
-    snapshot.put_entry("mid", Some(mid));
+    snapshot.put_entry("mid", Some(&mid));
     let mut touched = Touched::default();
     touched.entry(None, Some(&deep));
-    snapshot.put_entry("deep", Some(deep));
+    snapshot.put_entry("deep", Some(&deep));
     assert_eq!(told(&interest, &snapshot, &touched), holder);
 }
 
@@ -219,8 +220,8 @@ fn a_bundle_concerns_those_with_an_entry_that_federates() {
     let mut snapshot = Snapshot::empty(home());
     let mut federated = entry("1", AGENTS[0], "/web", 1, 0);
     federated.federates_with = vec![other.clone()];
-    snapshot.put_entry("1", Some(federated));
-    snapshot.put_entry("2", Some(entry("2", AGENTS[1], "/db", 1, 0)));
+    snapshot.put_entry("1", Some(&federated));
+    snapshot.put_entry("2", Some(&entry("2", AGENTS[1], "/db", 1, 0)));
     let mut interest = Interest::default();
     interest.put(&id(AGENTS[0]), &snapshot);
     interest.put(&id(AGENTS[1]), &snapshot);
@@ -258,7 +259,7 @@ fn among_a_large_fleet_one_agent_is_found() {
     for number in 0..100_000 {
         let key = format!("{number:06}");
         let parent = format!("/spire/agent/{}", number % 5_000);
-        snapshot.put_entry(&key, Some(entry(&key, &parent, &format!("/w/{number}"), 1, 0)));
+        snapshot.put_entry(&key, Some(&entry(&key, &parent, &format!("/w/{number}"), 1, 0)));
     }
     for number in 0..1_000 {
         let parent = format!("/spire/agent/{number}");
