@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 use crate::fleet::steady::EACH;
 
 /// One of the costs in the file.
+#[derive(Clone, Copy)]
 pub struct Unit {
     /// Its name there.
     pub name: &'static str,
