@@ -63,7 +63,7 @@ macro_rules! change {
 }
 
 /// As `change`, in a transaction that others may share where that helps. What the work needs is
-/// named, since it may be done after its caller has gone.
+/// named, since it may be done after its caller has gone; it sees references.
 macro_rules! share {
     ($store:ident, $if_made:expr, [$($name:ident),*], $tx:ident => $work:expr) => {
         if $store.groups() {
@@ -71,11 +71,18 @@ macro_rules! share {
             $store
                 .together(move |$tx| {
                     $(let $name = $name.to_owned();)*
-                    Box::pin(async move { $work.await })
+                    Box::pin(async move {
+                        $(let $name = &$name;)*
+                        $work.await
+                    })
                 })
                 .await
         } else {
-            change!(@ $store, $if_made, $tx => $work)
+            change!(@ $store, $if_made, owned => {
+                $(let $name = &$name;)*
+                let $tx = &owned;
+                $work
+            })
         }
     };
 }
@@ -219,7 +226,7 @@ impl Store for SqlStore {
         let mut updated = Vec::with_capacity(updates.len());
         for updates in updates.chunks(ENTRIES_PER_CHANGE) {
             let done =
-                share!(self, IfMade::Refuse, [updates], tx => entries::update_many(&tx, &updates));
+                share!(self, IfMade::Refuse, [updates], tx => entries::update_many(tx, updates));
             match done {
                 Ok(some) => updated.extend(some),
                 Err(error) if is_final(&error, updates.len()) => {
@@ -238,7 +245,7 @@ impl Store for SqlStore {
     async fn delete_entries(&self, entry_ids: &[String]) -> Vec<Result<Entry, StoreError>> {
         let mut deleted = Vec::with_capacity(entry_ids.len());
         for ids in entry_ids.chunks(ENTRIES_PER_CHANGE) {
-            let done = share!(self, IfMade::Refuse, [ids], tx => entries::delete_many(&tx, &ids));
+            let done = share!(self, IfMade::Refuse, [ids], tx => entries::delete_many(tx, ids));
             match done {
                 Ok(some) => deleted.extend(some),
                 Err(error) if is_final(&error, ids.len()) => {
@@ -255,11 +262,11 @@ impl Store for SqlStore {
     }
 
     async fn update_entry(&self, entry_id: &str, update: EntryUpdate) -> Result<Entry, StoreError> {
-        share!(self, IfMade::Refuse, [entry_id, update], tx => entries::update(&tx, &entry_id, update.clone()))
+        share!(self, IfMade::Refuse, [entry_id, update], tx => entries::update(tx, entry_id, update.clone()))
     }
 
     async fn delete_entry(&self, entry_id: &str) -> Result<Entry, StoreError> {
-        share!(self, IfMade::Refuse, [entry_id], tx => entries::delete(&tx, &entry_id))
+        share!(self, IfMade::Refuse, [entry_id], tx => entries::delete(tx, entry_id))
     }
 
     async fn prune_entries(&self, now: SystemTime) -> Result<Vec<Entry>, StoreError> {
@@ -267,11 +274,11 @@ impl Store for SqlStore {
     }
 
     async fn upsert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError> {
-        share!(self, IfMade::LookAgain, [node], tx => upsert_node(&tx, node.clone()))
+        share!(self, IfMade::LookAgain, [node], tx => upsert_node(tx, node.clone()))
     }
 
     async fn insert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError> {
-        share!(self, IfMade::LookAgain, [node], tx => nodes::insert(&tx, node.clone()))
+        share!(self, IfMade::LookAgain, [node], tx => nodes::insert(tx, node.clone()))
     }
 
     async fn update_node(
@@ -279,7 +286,7 @@ impl Store for SqlStore {
         id: &SpiffeId,
         update: NodeUpdate,
     ) -> Result<AttestedNode, StoreError> {
-        share!(self, IfMade::Refuse, [id, update], tx => nodes::update(&tx, &id, update.clone()))
+        share!(self, IfMade::Refuse, [id, update], tx => nodes::update(tx, id, update.clone()))
     }
 
     async fn promote_node_serial(
@@ -287,7 +294,7 @@ impl Store for SqlStore {
         id: &SpiffeId,
         serial_number: &str,
     ) -> Result<AttestedNode, StoreError> {
-        share!(self, IfMade::Refuse, [id, serial_number], tx => nodes::promote_serial(&tx, &id, &serial_number))
+        share!(self, IfMade::Refuse, [id, serial_number], tx => nodes::promote_serial(tx, id, serial_number))
     }
 
     async fn delete_node(&self, id: &SpiffeId) -> Result<AttestedNode, StoreError> {
@@ -308,7 +315,7 @@ impl Store for SqlStore {
         token: JoinToken,
         alias: Option<NewEntry>,
     ) -> Result<(), StoreError> {
-        share!(self, IfMade::Refuse, [token, alias], tx => join_tokens::create(&tx, token.clone(), alias.clone()))
+        share!(self, IfMade::Refuse, [token, alias], tx => join_tokens::create(tx, token.clone(), alias.clone()))
     }
 
     async fn delete_join_token(&self, token: &str) -> Result<(), StoreError> {
@@ -454,7 +461,7 @@ impl Store for SqlStore {
         now: SystemTime,
     ) -> Result<AttestedNode, JoinTokenError> {
         // A refusal is committed too: the token is spent.
-        share!(self, IfMade::LookAgain, [node, token], tx => join_tokens::attest(&tx, node.clone(), &token, now))?
+        share!(self, IfMade::LookAgain, [node, token], tx => join_tokens::attest(tx, node.clone(), token, now))?
     }
 
     async fn ban_node(&self, id: &SpiffeId) -> Result<AttestedNode, StoreError> {
