@@ -5,9 +5,6 @@
 RUN_PROFILE ?= release
 TARGET_DIR := $(or $(CARGO_TARGET_DIR),target)
 RUN_BIN := $(TARGET_DIR)/$(patsubst dev,debug,$(RUN_PROFILE))
-# What is to be shipped: slow to build, and not measured yet. aws-lc would otherwise time the processor's jitter at each start; so
-# it seeds itself from the kernel and from the processor's own generator, as BoringSSL does.
-DIST = AWS_LC_SYS_NO_JITTER_ENTROPY=1 cargo build --locked --profile dist
 # What `make run` takes: ARGS=--once ends it after the last step, STATE_DIR=… keeps its state.
 ARGS ?=
 STATE_DIR ?=
@@ -30,7 +27,7 @@ build: ## Builds the three programs, optimised
 	cargo build --locked --release -p steeple-server -p steeple-agent -p steeple-oidc
 
 dist: ## The same optimised as a whole, into target/dist (takes long; not measured yet)
-	$(DIST) -p steeple-server -p steeple-agent -p steeple-oidc
+	cargo build --locked --profile dist -p steeple-server -p steeple-agent -p steeple-oidc
 
 test: check unit interop bench-quick ## Runs everything that CI runs
 
