@@ -154,8 +154,9 @@ impl AuthorizedIndex {
     }
 
     /// What was touched since this was last asked, once there is something. For one follower.
-    /// The snapshot has it already when this answers.
-    pub(crate) async fn touched(&self) -> Touched {
+    /// The snapshot has it already when this answers: the one of the edition answered, and each
+    /// after it.
+    pub(crate) async fn touched(&self) -> (Touched, u64) {
         self.shared.touched.take().await
     }
 
@@ -189,6 +190,14 @@ impl AuthorizedIndex {
 }
 
 impl Shared {
+    /// Puts a snapshot in the place of the one before it.
+    fn show(&self, mut next: Snapshot, touched: Touched) {
+        let edition = self.current.load().edition + 1;
+        next.edition = edition;
+        self.current.store(Arc::new(next));
+        self.touched.add(touched, edition);
+    }
+
     fn mark(&self) -> Option<Mark> {
         *self.mark.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -294,8 +303,7 @@ impl IndexTask {
                         touched.node(&change.spiffe_id, before, change.node.as_ref(), now);
                         next.put_node(&change.spiffe_id, change.node);
                     }
-                    self.shared.current.store(Arc::new(next));
-                    self.shared.touched.add(touched);
+                    self.shared.show(next, touched);
                 }
                 self.revision = changes.revision;
                 Ok(())
@@ -313,8 +321,7 @@ impl IndexTask {
 
     async fn reload(&mut self, now: SystemTime) -> Result<(), StoreError> {
         let (snapshot, revision) = read_all(self.store.as_ref(), &self.trust_domain).await?;
-        self.shared.current.store(Arc::new(snapshot));
-        self.shared.touched.add(Touched::everything());
+        self.shared.show(snapshot, Touched::everything());
         self.revision = revision;
         self.reloaded_at = now;
         Ok(())

@@ -23,7 +23,7 @@ use self::interest::Interest;
 use self::queue::Queue;
 use crate::access::{AgentCaller, AgentFault};
 use crate::bundles::Bundles;
-use crate::index::{AuthorizedIndex, Touched};
+use crate::index::{AuthorizedIndex, Snapshot, Touched};
 
 /// So many are told at once; more wait their turn.
 const AT_ONCE: usize = 64;
@@ -82,6 +82,8 @@ struct State {
 
 struct Listener {
     number: u64,
+    /// The edition of the index when its first news was put there.
+    since: u64,
     mailbox: Arc<Mailbox>,
 }
 
@@ -119,12 +121,18 @@ impl Push {
         }
         state.opened += 1;
         let number = state.opened;
-        let listener = Listener { number, mailbox: Arc::clone(&mailbox) };
+        // Within the lock, so that a change of the node comes before or after all of this.
+        let snapshot = self.index.snapshot();
+        let since = snapshot.edition;
+        // A ban that it was let past just before is not told again.
+        if fault(&snapshot, &agent) == Some(AgentFault::Banned) {
+            mailbox.put(STANDING);
+        }
+        let listener = Listener { number, since, mailbox: Arc::clone(&mailbox) };
         if let Some(older) = state.listeners.insert(agent.path().into(), listener) {
             older.mailbox.put(REPLACED);
         }
-        // Within the lock, so that a change of the node comes before or after all of this.
-        state.interest.put(&agent, &self.index.snapshot());
+        state.interest.put(&agent, &snapshot);
         drop(state);
         Listening { push: self.clone(), agent, number, mailbox }
     }
@@ -139,8 +147,8 @@ impl Push {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Tells whom a change touches. Answers how many that are.
-    fn on_touched(&self, touched: &Touched) -> usize {
+    /// Tells whom a change touches that shows from an edition on. Answers how many that are.
+    fn on_touched(&self, touched: &Touched, edition: u64) -> usize {
         let snapshot = self.index.snapshot();
         let mut state = self.state();
         let state = &mut *state;
@@ -152,7 +160,9 @@ impl Push {
                 state.interest.put(&agent, &snapshot);
             }
         }
-        let told = state.interest.touched(&snapshot, touched);
+        let mut told = state.interest.touched(&snapshot, touched);
+        // Whoever came after it has it with the first news.
+        told.retain(|path| state.listeners.get(path).is_some_and(|it| it.since < edition));
         let count = told.len();
         let (themselves, others) = told.into_iter().partition(|path| changed.contains(path));
         state.tell(themselves, ENTRIES | STANDING);
@@ -255,11 +265,15 @@ impl Listening {
     /// What is wrong with the agent, by the index.
     #[must_use]
     pub fn fault(&self) -> Option<AgentFault> {
-        match self.push.index.snapshot().node(&self.agent) {
-            None => Some(AgentFault::NotAttested),
-            Some(node) if node.serial_number.is_empty() => Some(AgentFault::Banned),
-            Some(_) => None,
-        }
+        fault(&self.push.index.snapshot(), &self.agent)
+    }
+}
+
+fn fault(snapshot: &Snapshot, agent: &SpiffeId) -> Option<AgentFault> {
+    match snapshot.node(agent) {
+        None => Some(AgentFault::NotAttested),
+        Some(node) if node.serial_number.is_empty() => Some(AgentFault::Banned),
+        Some(_) => None,
     }
 }
 
@@ -316,8 +330,8 @@ impl PushTask {
             let collecting = Instant::now() < quiet_until;
             tokio::select! {
                 () = drain.signalled() => break,
-                touched = index.touched(), if !collecting => {
-                    if self.push.on_touched(&touched) > AT_ONCE {
+                (touched, edition) = index.touched(), if !collecting => {
+                    if self.push.on_touched(&touched, edition) > AT_ONCE {
                         quiet_until = Instant::now() + COLLECT;
                     }
                 }

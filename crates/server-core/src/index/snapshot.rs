@@ -36,6 +36,8 @@ type UnixSeconds = i64;
 #[derive(Clone)]
 pub struct Snapshot {
     trust_domain: TrustDomain,
+    /// Each that is shown has one more than the one before it.
+    pub(crate) edition: u64,
     /// Every entry of this trust domain.
     pages: Pages,
     /// All of them, by entry id.
@@ -69,6 +71,7 @@ impl Snapshot {
         let table = |key| Table::new(key, hasher.clone());
         Self {
             trust_domain,
+            edition: 0,
             pages: Pages::new(),
             by_id: table(tables::by_id),
             children: table(tables::by_parent_path),

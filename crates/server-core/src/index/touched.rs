@@ -100,24 +100,28 @@ impl Touched {
 /// Collects what is touched until somebody takes it.
 #[derive(Default)]
 pub(super) struct TouchedLog {
-    collected: Mutex<Touched>,
+    /// With the edition of the snapshot that shows all of it.
+    collected: Mutex<(Touched, u64)>,
     more: Notify,
 }
 
 impl TouchedLog {
-    pub(super) fn add(&self, touched: Touched) {
+    pub(super) fn add(&self, touched: Touched, edition: u64) {
         if touched.is_empty() {
             return;
         }
-        self.collected.lock().unwrap_or_else(PoisonError::into_inner).merge(touched);
+        let mut collected = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+        collected.0.merge(touched);
+        collected.1 = edition;
+        drop(collected);
         self.more.notify_one();
     }
 
-    pub(super) async fn take(&self) -> Touched {
+    pub(super) async fn take(&self) -> (Touched, u64) {
         loop {
             let taken =
                 std::mem::take(&mut *self.collected.lock().unwrap_or_else(PoisonError::into_inner));
-            if !taken.is_empty() {
+            if !taken.0.is_empty() {
                 return taken;
             }
             self.more.notified().await;

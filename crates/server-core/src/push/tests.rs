@@ -128,6 +128,27 @@ async fn each_agent_hears_of_its_own_entries_and_everybody_of_the_bundle() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn what_an_agent_has_with_its_first_news_is_not_told_again() {
+    let fixture = Fixture::new().await;
+    let (one, two) = (fixture.listen(1).await, fixture.listen(2).await);
+    next(&one).await;
+    next(&two).await;
+    let mut touched = Touched::default();
+    touched.node(
+        &agent_id(1),
+        None,
+        fixture.store.fetch_node(&agent_id(1)).await.unwrap().as_ref(),
+        0,
+    );
+    let known = fixture.push.state().listeners[agent_id(1).path()].since;
+    assert_eq!(fixture.push.on_touched(&touched, known), 0);
+    assert!(silent(&one).await);
+    assert_eq!(fixture.push.on_touched(&touched, known + 1), 1);
+    assert!(next(&one).await.standing);
+    assert!(silent(&two).await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_ban_and_an_eviction_are_news_of_the_agents_standing() {
     let fixture = Fixture::new().await;
     let (banned, evicted) = (fixture.listen(1).await, fixture.listen(2).await);
