@@ -13,6 +13,7 @@
 mod ca;
 mod child;
 mod databases;
+mod instructions;
 
 use std::future::Future;
 use std::io;
@@ -25,6 +26,7 @@ use tempfile::TempDir;
 pub use ca::{TestCa, TestSvid};
 pub use child::ChildGuard;
 pub use databases::{DATABASE_USER, DatabaseKind, DatabaseServer};
+pub use instructions::{InstructionCounter, Instructions, count_instructions};
 pub use steeple_runtime::ManualClock;
 
 /// A directory that goes away with the value. Its path is short enough for Unix sockets.
