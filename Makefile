@@ -43,7 +43,7 @@ check: ## Formatting, lints, layers, tidiness, licences
 	 else echo "skipped: cargo deny: not installed (cargo install cargo-deny --locked)"; fi
 
 unit: ## Unit, property and integration tests
-	cargo test --locked --workspace --no-fail-fast
+	cargo xtask unit
 
 interop: ## Other people's SPIFFE software against ours (Go, Python, Java with Maven)
 	cargo build --locked --workspace

@@ -5,6 +5,7 @@
 mod codegen;
 mod layers;
 mod tidy;
+mod unit;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -15,8 +16,9 @@ fn main() -> ExitCode {
         Some("codegen") => codegen::run(&root()),
         Some("layers") => layers::run(&root()).map_err(Into::into),
         Some("tidy") => tidy::run(&root()).map_err(Into::into),
+        Some("unit") => unit::run(),
         _ => {
-            eprintln!("usage: cargo xtask codegen|layers|tidy");
+            eprintln!("usage: cargo xtask codegen|layers|tidy|unit");
             return ExitCode::from(2);
         }
     };
