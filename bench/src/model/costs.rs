@@ -6,7 +6,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value, json};
 
-use super::demand::Costs;
+use super::demand::{Costs, Demand, Shape};
 use crate::error::{Error, Result};
 use crate::fleet::steady::EACH;
 
@@ -228,7 +228,20 @@ impl Book {
         // A fleet's memory was measured with its entries, which count for themselves.
         let entries = EACH as f64 * costs.entry_memory;
         costs.agent_memory = (costs.agent_memory - entries).max(0.0);
+        if let Some(point) = self.setting(program) {
+            let busy = Demand::of(&Shape::measured(point.agents), &costs).cores;
+            let idle = costs.idle_cpu / 1e6;
+            if busy > idle {
+                costs.at_ease = ((point.cores - idle) / (busy - idle)).max(1.0);
+            }
+        }
         costs
+    }
+
+    /// The fleet that tells what calls cost a server at ease: the one in the middle by size.
+    pub fn setting(&self, program: &str) -> Option<&Point> {
+        let points: Vec<&Point> = self.points.iter().filter(|it| it.program == program).collect();
+        points.get(points.len() / 2).copied()
     }
 
     /// One of the costs of `program`.
@@ -299,6 +312,18 @@ mod tests {
         let [point] = &book.points[..] else { panic!("{:?}", book.points) };
         assert_eq!((point.agents, point.cores, point.bytes), (500.0, 0.03, 300_000.0));
         assert_eq!(point.date, "2026-11-23");
+    }
+
+    #[test]
+    fn the_fleet_in_the_middle_says_what_calls_cost_at_ease() {
+        let mut book = Book::default();
+        book.take(&report(), "2026-11-22", "a run");
+        assert_eq!(book.setting("spire"), None);
+        let costs = book.costs("steeple");
+        let of = |costs| Demand::of(&Shape::measured(500.0), &costs).cores;
+        // 100 syncs a second of 20 µs are 0.002 cores; 0.03 were measured.
+        assert!((of(costs) - 0.03).abs() < 1e-9, "{costs:?}");
+        assert!((costs.at_ease - 15.0).abs() < 1e-9, "{costs:?}");
     }
 
     #[test]

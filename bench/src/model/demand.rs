@@ -1,8 +1,11 @@
 //! The arithmetic: from what single things cost to what a deployment needs.
 
 /// What single things cost one of the programs. All of it is measured: `costs.rs` says where.
-#[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Costs {
+    /// How many times the CPU below a call takes of a server at ease: one that has gone to sleep
+    /// since the call before, and finds its caches cold.
+    pub at_ease: f64,
     /// Server CPU, in µs, of an agent that is attested, its connection included.
     pub attest_cpu: f64,
     /// Of an agent that connects with its SVID and makes a call.
@@ -43,6 +46,39 @@ pub struct Costs {
     pub create_statements: f64,
     /// Statements a second of a server that has nothing to do.
     pub idle_statements: f64,
+}
+
+impl Default for Costs {
+    fn default() -> Self {
+        Self {
+            at_ease: 1.0,
+            attest_cpu: 0.0,
+            connect_cpu: 0.0,
+            sync_cpu: 0.0,
+            bundle_cpu: 0.0,
+            renew_cpu: 0.0,
+            sign_cpu: 0.0,
+            jwt_cpu: 0.0,
+            create_cpu: 0.0,
+            idle_cpu: 0.0,
+            base_memory: 0.0,
+            agent_memory: 0.0,
+            entry_memory: 0.0,
+            connect_bytes: 0.0,
+            sync_bytes: 0.0,
+            bundle_bytes: 0.0,
+            renew_bytes: 0.0,
+            sign_bytes: 0.0,
+            jwt_bytes: 0.0,
+            connect_statements: 0.0,
+            sync_statements: 0.0,
+            renew_statements: 0.0,
+            sign_statements: 0.0,
+            jwt_statements: 0.0,
+            create_statements: 0.0,
+            idle_statements: 0.0,
+        }
+    }
 }
 
 /// What a deployment is.
@@ -86,6 +122,11 @@ impl Shape {
             changes_per_day: 1.0,
             push: false,
         }
+    }
+
+    /// The fleet that the benchmark measures: two workloads an agent, none of which changes.
+    pub const fn measured(agents: f64) -> Self {
+        Self { changes_per_day: 0.0, ..Self::flat(agents, 2.0 * agents, 1.0) }
     }
 
     /// With hints.
@@ -164,13 +205,13 @@ impl Demand {
     pub fn of(shape: &Shape, costs: &Costs) -> Self {
         let rates = Rates::of(shape);
         let sync_cpu = costs.sync_cpu + costs.bundle_cpu;
-        let micros = rates.syncs * sync_cpu
+        let calls = rates.syncs * sync_cpu
             + rates.connections * costs.connect_cpu
             + rates.renewals * costs.renew_cpu
             + rates.signatures * costs.sign_cpu
             + rates.tokens * costs.jwt_cpu
-            + rates.changes * 2.0 * costs.create_cpu
-            + shape.servers * costs.idle_cpu;
+            + rates.changes * 2.0 * costs.create_cpu;
+        let micros = calls * costs.at_ease + shape.servers * costs.idle_cpu;
         let statements = rates.syncs * costs.sync_statements
             + rates.connections * costs.connect_statements
             + rates.renewals * costs.renew_statements
@@ -183,10 +224,11 @@ impl Demand {
             + rates.renewals * costs.renew_bytes
             + rates.signatures * costs.sign_bytes
             + rates.tokens * costs.jwt_bytes;
+        // Nobody is at ease then.
         let back = costs.connect_cpu + sync_cpu + costs.renew_cpu / RENEWING;
         Self {
             cores: micros / 1e6,
-            sync_cores: rates.syncs * sync_cpu / 1e6,
+            sync_cores: rates.syncs * sync_cpu * costs.at_ease / 1e6,
             memory: costs.base_memory
                 + shape.workloads * costs.entry_memory
                 + shape.agents / shape.servers * costs.agent_memory,
@@ -261,6 +303,15 @@ mod tests {
         close(demand.writes, 2.0);
         close(demand.statements, 2.0 * 4.0 + 2.0);
         close(demand.bytes, 720.0 * 2400.0 + 20.0 * 6000.0 + 2.0 * 2000.0 + 5.0 * 1800.0);
+        close(demand.recovery, 3600.0 * 1150.0 / 1e6);
+    }
+
+    #[test]
+    fn calls_of_a_server_at_ease_take_more_and_a_recovery_does_not() {
+        let shape = Shape { changes_per_day: 0.0, ..Shape::flat(3600.0, 9000.0, 1.0) };
+        let demand = Demand::of(&shape, &Costs { at_ease: 3.0, ..costs() });
+        close(demand.cores, 3.0 * (0.072 + 0.020 + 0.001 + 0.001) + 0.001);
+        close(demand.sync_cores, 3.0 * 0.072);
         close(demand.recovery, 3600.0 * 1150.0 / 1e6);
     }
 

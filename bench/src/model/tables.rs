@@ -60,15 +60,19 @@ pub fn costs(book: &Book) -> String {
 /// The model's answer for the fleets that were measured.
 pub fn checked(book: &Book) -> String {
     let mut text =
-        "| program | agents | CPU, predicted | measured | memory, predicted | measured | \
-                    network, predicted | measured |\n|---|---:|---:|---:|---:|---:|---:|---:|\n"
+        "| program | agents | CPU, busy | predicted | measured | memory, predicted | measured | \
+                    network, predicted | measured |\n|---|---:|---:|---:|---:|---:|---:|---:|---:|\n"
             .to_owned();
     for point in &book.points {
-        let demand = Demand::of(&measured_shape(point.agents), &book.costs(&point.program));
+        let (shape, costs) = (Shape::measured(point.agents), book.costs(&point.program));
+        let demand = Demand::of(&shape, &costs);
+        let busy = Demand::of(&shape, &Costs { at_ease: 1.0, ..costs });
+        let set = if book.setting(&point.program) == Some(point) { " (set by it)" } else { "" };
         text += &format!(
-            "| {} | {} | {} % | {} % | {} MiB | {} MiB | {} kB/s | {} kB/s |\n",
+            "| {} | {} | {} % | {} %{set} | {} % | {} MiB | {} MiB | {} kB/s | {} kB/s |\n",
             point.program,
             count(point.agents),
+            short(busy.cores * 100.0),
             short(demand.cores * 100.0),
             short(point.cores * 100.0),
             short(demand.memory / MIB),
@@ -78,11 +82,6 @@ pub fn checked(book: &Book) -> String {
         );
     }
     text
-}
-
-/// The fleet that the benchmark measures: two workloads an agent, none of which changes.
-fn measured_shape(agents: f64) -> Shape {
-    Shape { changes_per_day: 0.0, ..Shape::flat(agents, 2.0 * agents, 1.0) }
 }
 
 /// Servers and their sizes, workloads by agents.
