@@ -6,6 +6,7 @@
 mod agent;
 pub mod calls;
 mod link;
+pub mod overload;
 mod recovery;
 mod site;
 pub mod steady;

@@ -44,6 +44,7 @@ pub const ALL: &[Scenario] = &[
     cli::SCENARIO,
     fleet::calls::SCENARIO,
     fleet::steady::SCENARIO,
+    fleet::overload::SCENARIO,
 ];
 
 /// A scenario at work.

@@ -1,6 +1,7 @@
 //! A simulated agent: what it asks a server, and whether the answers are right.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use steeple_net::channel::Channel;
 use steeple_net::tls::Identity;
@@ -18,14 +19,15 @@ use steeple_proto::spire::api::server::entry::v1::{
 };
 use steeple_proto::spire::api::server::svid::v1::svid_client::SvidClient;
 use steeple_proto::spire::api::server::svid::v1::{
-    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams,
+    BatchNewX509svidRequest, NewJwtsvidRequest, NewX509svidParams, batch_new_x509svid_response,
 };
 use steeple_proto::spire::api::types::{AttestationData, Entry, EntryMask};
 use steeple_proto::steeple::server::push::v1::push_client::PushClient;
 use steeple_proto::steeple::server::push::v1::{Hint, WatchRequest};
-use tonic::{Code, Streaming};
+use tonic::{Code, Status, Streaming};
 
 use super::link::Link;
+use super::overload::tally::{Outcome, attempt};
 use super::site::Front;
 use crate::check::Answers;
 use crate::error::{Error, Result};
@@ -137,6 +139,36 @@ impl Agent {
         Ok(entries)
     }
 
+    /// As [`Self::sync`], with a deadline and without insisting.
+    ///
+    /// # Errors
+    /// When it gets something else than `expected`.
+    pub async fn try_sync(&self, expected: usize, patience: Duration) -> Result<Outcome<()>> {
+        let request =
+            SyncAuthorizedEntriesRequest { output_mask: Some(output_mask()), ids: Vec::new() };
+        let mut request = tonic::Request::new(tokio_stream::once(request));
+        request.set_timeout(patience);
+        let mut client = EntryClient::new(self.link.clone());
+        let pages = async {
+            let mut pages = client.sync_authorized_entries(request).await?.into_inner();
+            let mut entries = Vec::new();
+            while let Some(page) = pages.message().await? {
+                entries.extend(page.entries);
+                if !page.more {
+                    break;
+                }
+            }
+            Ok::<_, Status>(entries)
+        };
+        match attempt(SYNC, patience, pages).await? {
+            Outcome::Answered(entries) => {
+                counted(SYNC, &entries, expected)?;
+                Ok(Outcome::Answered(()))
+            }
+            other => Ok(other.without_answer()),
+        }
+    }
+
     /// Asks for all its entries at once, as agents did before there was [`Self::sync`].
     ///
     /// # Errors
@@ -192,17 +224,44 @@ impl Agent {
     /// # Errors
     /// When one is refused or wrong.
     pub async fn sign(&self, entries: &[Entry], keys: &[Prepared], fully: bool) -> Result<()> {
-        let pairs = entries.iter().zip(keys);
-        let params = pairs.clone().map(|(entry, prepared)| NewX509svidParams {
-            entry_id: entry.id.clone(),
-            csr: prepared.csr.clone().into(),
-        });
-        let request = BatchNewX509svidRequest { params: params.collect() };
-        let asked = request.params.len();
         let mut client = SvidClient::new(self.link.clone());
-        let results = answer(SIGN, client.batch_new_x509svid(request)).await?.into_inner().results;
-        if results.len() != asked {
-            let what = format!("{} results instead of {asked}", results.len());
+        let response = answer(SIGN, client.batch_new_x509svid(requested(entries, keys))).await?;
+        self.signed(entries, keys, response.into_inner().results, fully)
+    }
+
+    /// As [`Self::sign`], with a deadline and without insisting.
+    ///
+    /// # Errors
+    /// When one is refused by itself, or wrong.
+    pub async fn try_sign(
+        &self,
+        entries: &[Entry],
+        keys: &[Prepared],
+        fully: bool,
+        patience: Duration,
+    ) -> Result<Outcome<()>> {
+        let mut request = tonic::Request::new(requested(entries, keys));
+        request.set_timeout(patience);
+        let mut client = SvidClient::new(self.link.clone());
+        match attempt(SIGN, patience, client.batch_new_x509svid(request)).await? {
+            Outcome::Answered(response) => {
+                self.signed(entries, keys, response.into_inner().results, fully)?;
+                Ok(Outcome::Answered(()))
+            }
+            other => Ok(other.without_answer()),
+        }
+    }
+
+    fn signed(
+        &self,
+        entries: &[Entry],
+        keys: &[Prepared],
+        results: Vec<batch_new_x509svid_response::Result>,
+        fully: bool,
+    ) -> Result<()> {
+        let pairs = entries.iter().zip(keys);
+        if results.len() != pairs.len() {
+            let what = format!("{} results instead of {}", results.len(), pairs.len());
             return Err(Error::Wrong { call: SIGN, what });
         }
         for ((entry, prepared), result) in pairs.zip(results) {
@@ -242,6 +301,15 @@ impl Prepared {
         let csr = csr::create(&key, &DistinguishedName::default(), uris);
         Ok(Self { csr: csr.map_err(|it| wrong(it.to_string()))?, key })
     }
+}
+
+/// The request for each entry, with the key of the same place.
+fn requested(entries: &[Entry], keys: &[Prepared]) -> BatchNewX509svidRequest {
+    let params = entries.iter().zip(keys).map(|(entry, prepared)| NewX509svidParams {
+        entry_id: entry.id.clone(),
+        csr: prepared.csr.clone().into(),
+    });
+    BatchNewX509svidRequest { params: params.collect() }
 }
 
 fn counted(call: &'static str, entries: &[Entry], expected: usize) -> Result<()> {

@@ -86,7 +86,7 @@ async fn run(context: &mut Context<'_>) -> Result<()> {
     let mut agents = attest(&site, context, recruits).await?;
     connect(&site, context, &agents).await?;
     agents.truncate(context.args.connections);
-    let entries = settled(&agents).await?;
+    let entries = settled(&agents, EACH).await?;
     let callers: Vec<Caller> = agents
         .into_iter()
         .zip(entries)
@@ -168,12 +168,12 @@ async fn connect(site: &Site, context: &mut Context<'_>, agents: &[Arc<Agent>]) 
 }
 
 /// Waits until the server authorises each agent for what it registered; the entries of each.
-async fn settled(agents: &[Arc<Agent>]) -> Result<Vec<Vec<Entry>>> {
+pub(super) async fn settled(agents: &[Arc<Agent>], each: usize) -> Result<Vec<Vec<Entry>>> {
     let end = Instant::now() + SETTLED;
     let mut all = Vec::new();
     for agent in agents {
         all.push(loop {
-            match agent.sync(EACH).await {
+            match agent.sync(each).await {
                 Ok(entries) => break entries,
                 Err(Error::Wrong { .. }) if Instant::now() < end => {
                     tokio::time::sleep(Duration::from_millis(100)).await;
