@@ -166,6 +166,13 @@ impl Call {
         Ok(())
     }
 
+    /// Refuses a call for which there will be no place in time, before its request is read.
+    pub(crate) fn glance(&self) -> Result<(), Status> {
+        let Some(class) = Class::of(self.0.row) else { return Ok(()) };
+        let refused = self.0.load.glance(class, &self.0.caller, self.0.deadline);
+        refused.map_err(|overloaded| overloaded.status())
+    }
+
     /// Takes a place again that it left for a while: it was let in once.
     pub(crate) fn enter_again(&self) {
         let place = Class::of(self.0.row).map(|class| self.0.load.again(class, &self.0.caller));

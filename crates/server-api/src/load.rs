@@ -21,7 +21,7 @@ use tonic::{Code, Status};
 
 use self::bytes::{Budget, Metered};
 pub(crate) use self::bytes::{Held, Sender};
-use self::queue::{Asked, Begun, Queue};
+use self::queue::{Asked, Lot, Next, Queue};
 use crate::limit::{Bucket, Toll, retry_later, site};
 use crate::status::Answer;
 use crate::table::Row;
@@ -187,6 +187,10 @@ pub(crate) struct Load {
 /// How a call that waits hears how that ended.
 type Waiter = oneshot::Sender<Result<Place, Overloaded>>;
 
+/// The part of the time that its client waits in which a call is to be done: the answer has a way
+/// to go, too, and a refusal is to be there before the client has gone.
+const PATIENCE: f64 = 0.9;
+
 /// Between two lines of log about one class.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
@@ -221,9 +225,7 @@ impl Load {
     ) -> Result<Place, Overloaded> {
         let caller = self.key(caller);
         let now = Instant::now();
-        let longest = self.limits.class(class).longest_wait;
-        let patience =
-            deadline.map_or(longest, |it| it.saturating_duration_since(now).min(longest));
+        let patience = self.patience(class, deadline, now);
         let mut heard = None;
         let asked = self.queue().ask(class, caller, patience, fastrand::f64(), now, || {
             let (waiter, hears) = oneshot::channel();
@@ -257,6 +259,29 @@ impl Load {
                 Err(self.shed(class, wait))
             }
         }
+    }
+
+    /// Refuses a call that [`Self::enter`] would refuse at once, before its request is read.
+    ///
+    /// # Errors
+    /// [`Overloaded`].
+    pub(crate) fn glance(
+        &self,
+        class: Class,
+        caller: &Caller,
+        deadline: Option<Instant>,
+    ) -> Result<(), Overloaded> {
+        let (caller, now) = (self.key(caller), Instant::now());
+        let patience = self.patience(class, deadline, now);
+        let wait = self.queue().refuses(class, caller, patience, fastrand::f64(), now);
+        wait.map_or(Ok(()), |wait| Err(self.shed(class, wait)))
+    }
+
+    /// How long a call may take from now on.
+    fn patience(&self, class: Class, deadline: Option<Instant>, now: Instant) -> Duration {
+        let longest = self.limits.class(class).longest_wait;
+        deadline
+            .map_or(longest, |it| it.saturating_duration_since(now).mul_f64(PATIENCE).min(longest))
     }
 
     /// A place, whatever else is at work, for a call that had one before.
@@ -303,7 +328,12 @@ impl Load {
     /// Gives free places to those that wait.
     fn pass_on(self: &Arc<Self>) {
         loop {
-            let Some(Begun { class, caller, waiter }) = self.queue().next() else { return };
+            let next = self.queue().next(fastrand::f64(), Instant::now());
+            let Some(Next { class, caller, waiter, lot }) = next else { return };
+            if let Lot::Late(wait) = lot {
+                let _ = waiter.send(Err(self.shed(class, wait)));
+                continue;
+            }
             telemetry::incr(&ADMITTED, 1.0, &[("class", class.name())]);
             // If its caller has gone, the place is dropped here, which passes it on.
             let _ = waiter.send(Ok(self.place(class, caller)));
@@ -340,7 +370,9 @@ pub(crate) struct Place {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.load.queue().end(self.class, self.caller, self.begun.elapsed());
+        let now = Instant::now();
+        let took = now.saturating_duration_since(self.begun);
+        self.load.queue().end(self.class, self.caller, took, now);
         self.load.pass_on();
     }
 }

@@ -89,13 +89,15 @@ where
         };
         let stack = Arc::clone(&self.stack);
         let local = self.local;
+        // The client counts from when it asked, not from when there was time to look.
+        let arrived = Instant::now();
         Box::pin(async move {
             let (mut head, body) = request.into_parts();
             let (body, _held) = stack.meter(local, &head, body);
             let traceparent = head.headers.get("traceparent").and_then(|it| it.to_str().ok());
             let rpc = rpc::call(row.path, traceparent);
             let response = rpc.scope(async {
-                match stack.before(row, local, &head, body).await {
+                match stack.before(row, local, &head, body, arrived).await {
                     Ok(Passed { call, turn, open, body }) => {
                         head.extensions.insert(call.clone());
                         let response = inner.call(Request::from_parts(head, body)).await?;
@@ -147,6 +149,7 @@ impl Stack {
         local: bool,
         head: &request::Parts,
         mut body: Body,
+        arrived: Instant,
     ) -> Result<Passed, Status> {
         let subject = self.audit.subject(head);
         let request_id = uuid::Uuid::new_v4().to_string();
@@ -166,7 +169,7 @@ impl Stack {
             load: Arc::clone(&self.load),
             place: Mutex::default(),
             clock: Arc::clone(&self.clock),
-            deadline: timeout(&head.headers).map(|timeout| Instant::now() + timeout),
+            deadline: timeout(&head.headers).map(|timeout| arrived + timeout),
             notes: self.audit.is_enabled().then(Mutex::default),
             host: head.uri.authority().map(|it| it.host().chars().take(MAX_HOST).collect()),
         });
@@ -192,8 +195,11 @@ impl Stack {
 
     /// The limits.
     async fn admit(&self, call: &Call) -> Result<Option<Turn>, Status> {
-        if let Toll::PerCall(..) = call.facts().row.toll {
-            call.spend(1).await?;
+        match call.facts().row.toll {
+            Toll::PerCall(..) => call.spend(1).await?,
+            // It pays when its request was read, which is of no use if it will be refused then.
+            Toll::PerItem(..) => call.glance()?,
+            Toll::Free => {}
         }
         if call.facts().row.path == "/grpc.health.v1.Health/List" {
             // tonic's service does not know it, SPIRE's knows no more than its name.

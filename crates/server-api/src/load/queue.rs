@@ -3,14 +3,29 @@
 //! Each class has a bound on calls at work and a queue with a bound of its own; all classes share
 //! a bound on what is at work at once. A place that becomes free goes to a class by weight, within
 //! it to the callers in turn, and no caller has more than half of a class.
+//!
+//! Who asks is refused when there is no hope, by how long calls usually are at work; who waits, when
+//! its turn comes and it is too late, by how long they were lately. So a machine that is kept busy
+//! by others for a moment turns nobody away, and does nothing in vain.
+
+mod turns;
 
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
+
+use self::turns::Turns;
 
 use super::{Class, ClassLimits, LoadLimits};
 
 /// Of a new measurement, what goes into the running mean of how long a call is at work.
 const SHARE_OF_NEW: f64 = 0.05;
+/// The expectation of how long a call is at work falls as fast as what is measured, but doubles at
+/// most in this time: a machine that somebody else keeps busy for a moment is no slow server.
+const DOUBLES_IN: Duration = Duration::from_secs(10);
+/// The most that goes by between two measurements, for that.
+const STEP: Duration = Duration::from_secs(1);
+/// How many times as long as calls are at work lately there has to be left for one that begins.
+const LEFT: f64 = 2.0;
 /// The shortest and the longest wait that a refused caller is told, before it is spread.
 const SHORTEST_HINT: Duration = Duration::from_secs(1);
 const LONGEST_HINT: Duration = Duration::from_secs(60);
@@ -27,12 +42,22 @@ pub(super) enum Asked<W> {
     Refused(Duration),
 }
 
-/// A call that waited and has a place now.
+/// What becomes of a call that waited.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) struct Begun<W> {
+pub(super) struct Next<W> {
     pub(super) class: Class,
     pub(super) caller: u64,
     pub(super) waiter: W,
+    pub(super) lot: Lot,
+}
+
+/// The lot of a call whose turn it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Lot {
+    /// It has a place.
+    Begun,
+    /// It would not be done in time, and is to come again after this time.
+    Late(Duration),
 }
 
 /// The places and the queues. Callers are numbers; what waits is a `W`, which is given back.
@@ -54,11 +79,15 @@ struct Line<W> {
     credit: i64,
     callers: HashMap<u64, Caller<W>>,
     /// The callers that wait and may have a place, in the order of their turns.
-    turns: VecDeque<u64>,
+    turns: Turns,
     /// The caller that had to give way last: a flood is looked for where it was.
     flood: Option<u64>,
-    /// How long a call is at work, in seconds.
+    /// How long a call was at work lately, in seconds.
     mean: f64,
+    /// How long one is expected to be: `mean`, but without haste to grow.
+    usual: f64,
+    /// When that was last measured.
+    measured: Option<Instant>,
     /// Until when refused callers were told to stay away.
     promised: Option<Instant>,
 }
@@ -66,7 +95,16 @@ struct Line<W> {
 #[derive(Debug)]
 struct Caller<W> {
     at_work: usize,
-    waiting: VecDeque<(u64, W)>,
+    waiting: VecDeque<Waiting<W>>,
+}
+
+/// A call that waits.
+#[derive(Debug)]
+struct Waiting<W> {
+    number: u64,
+    /// When it has to be done.
+    until: Instant,
+    waiter: W,
 }
 
 impl<W> Queue<W> {
@@ -75,8 +113,8 @@ impl<W> Queue<W> {
         Self { at_once: limits.at_once.max(1), at_work: 0, asked: 0, lines }
     }
 
-    /// A call asks for a place; its caller stops waiting after `patience`. `dice` in `0.0..1.0`
-    /// spreads those who are told to come again. A `waiter` is made for one that waits.
+    /// A call asks for a place; it has to be done after `patience`. `dice` in `0.0..1.0` spreads
+    /// those who are told to come again. A `waiter` is made for one that waits.
     pub(super) fn ask(
         &mut self,
         class: Class,
@@ -86,16 +124,15 @@ impl<W> Queue<W> {
         now: Instant,
         waiter: impl FnOnce() -> W,
     ) -> Asked<W> {
-        let full = self.at_work >= self.at_once;
+        if let Some(wait) = self.refuses(class, caller, patience, dice, now) {
+            return Asked::Refused(wait);
+        }
+        let goes = self.goes(class, caller);
         let line = &mut self.lines[class as usize];
-        // Those whose caller has all its places wait without a turn.
-        if !full && line.turns.is_empty() && line.has_room_for(caller) {
+        if goes {
             line.begin(caller);
             self.at_work += 1;
             return Asked::Go;
-        }
-        if line.expected(caller) > patience {
-            return Asked::Refused(line.appointment(caller, dice, now));
         }
         let mut gives_way = None;
         if line.waiting >= line.limits.waiting {
@@ -105,8 +142,35 @@ impl<W> Queue<W> {
             gives_way = Some((evicted.1, line.appointment(evicted.0, dice, now)));
         }
         self.asked += 1;
-        line.push(caller, self.asked, waiter());
-        Asked::Wait(self.asked, gives_way)
+        let (number, waiter) = (self.asked, waiter());
+        line.push(caller, Waiting { number, until: now + patience, waiter });
+        Asked::Wait(number, gives_way)
+    }
+
+    /// Whether a call that asks would be refused for want of time: after how long it is to come
+    /// again.
+    pub(super) fn refuses(
+        &mut self,
+        class: Class,
+        caller: u64,
+        patience: Duration,
+        dice: f64,
+        now: Instant,
+    ) -> Option<Duration> {
+        // One without patience has gone.
+        if self.goes(class, caller) && !patience.is_zero() {
+            return None;
+        }
+        let line = &mut self.lines[class as usize];
+        (patience.is_zero() || line.expected(caller) > patience)
+            .then(|| line.appointment(caller, dice, now))
+    }
+
+    /// Whether a call that asks has a place at once.
+    fn goes(&self, class: Class, caller: u64) -> bool {
+        let line = &self.lines[class as usize];
+        // Those whose caller has all its places wait without a turn.
+        self.at_work < self.at_once && line.turns.is_empty() && line.has_room_for(caller)
     }
 
     /// A call goes on with its work, whatever the bounds say.
@@ -132,23 +196,29 @@ impl<W> Queue<W> {
     }
 
     /// A call is over, after having been at work for `took`.
-    pub(super) fn end(&mut self, class: Class, caller: u64, took: Duration) {
+    pub(super) fn end(&mut self, class: Class, caller: u64, took: Duration, now: Instant) {
         self.at_work -= 1;
-        self.lines[class as usize].end(caller, took);
+        let line = &mut self.lines[class as usize];
+        line.measure(took, now);
+        line.end(caller);
     }
 
-    /// Gives a free place to the next call that waits; to be asked until there is none.
-    pub(super) fn next(&mut self) -> Option<Begun<W>> {
+    /// Gives a free place to the next call that waits, or refuses it since it would be late; to be
+    /// asked until there is none.
+    pub(super) fn next(&mut self, dice: f64, now: Instant) -> Option<Next<W>> {
         if self.at_work >= self.at_once {
             return None;
         }
-        let mut weights = 0;
+        let ready = || self.lines.iter().enumerate().filter(|(_, line)| line.is_ready());
+        let (best, _) = ready().max_by_key(|(_, line)| line.credit + line.class.weight())?;
+        let weights: i64 = ready().map(|(_, line)| line.class.weight()).sum();
+        if let Some(late) = self.lines[best].next_if_late(dice, now) {
+            return Some(late);
+        }
         for line in self.lines.iter_mut().filter(|line| line.is_ready()) {
             line.credit += line.class.weight();
-            weights += line.class.weight();
         }
-        let ready = self.lines.iter_mut().filter(|line| line.is_ready());
-        let line = ready.max_by_key(|line| line.credit)?;
+        let line = &mut self.lines[best];
         line.credit -= weights;
         let begun = line.next()?;
         self.at_work += 1;
@@ -172,9 +242,11 @@ impl<W> Line<W> {
             waiting: 0,
             credit: 0,
             callers: HashMap::new(),
-            turns: VecDeque::new(),
+            turns: Turns::default(),
             flood: None,
             mean: 0.0,
+            usual: 0.0,
+            measured: None,
             promised: None,
         }
     }
@@ -205,41 +277,81 @@ impl<W> Line<W> {
         self.caller(caller).at_work += 1;
     }
 
-    fn push(&mut self, caller: u64, number: u64, waiter: W) {
+    fn push(&mut self, caller: u64, call: Waiting<W>) {
         let share = self.share();
         self.waiting += 1;
         let entry = self.caller(caller);
-        entry.waiting.push_back((number, waiter));
+        entry.waiting.push_back(call);
         if entry.waiting.len() == 1 && entry.at_work < share {
-            self.turns.push_back(caller);
+            self.turns.add(caller);
         }
     }
 
-    fn next(&mut self) -> Option<Begun<W>> {
-        let share = self.share();
-        let caller = self.turns.pop_front()?;
-        let entry = self.callers.get_mut(&caller)?;
-        let (_, waiter) = entry.waiting.pop_front()?;
-        entry.at_work += 1;
-        self.at_work += 1;
+    /// Takes the next call out; its caller has had its turn.
+    fn pop(&mut self) -> Option<(u64, Waiting<W>)> {
+        let caller = self.turns.pop()?;
+        let call = self.callers.get_mut(&caller)?.waiting.pop_front()?;
         self.waiting -= 1;
-        if !entry.waiting.is_empty() && entry.at_work < share {
-            self.turns.push_back(caller);
-        }
-        Some(Begun { class: self.class, caller, waiter })
+        Some((caller, call))
     }
 
-    fn end(&mut self, caller: u64, took: Duration) {
-        let part = if self.mean == 0.0 { 1.0 } else { SHARE_OF_NEW };
-        self.mean += part * (took.as_secs_f64() - self.mean);
+    /// Takes the next call out if it would not be done in time.
+    fn next_if_late(&mut self, dice: f64, now: Instant) -> Option<Next<W>> {
+        let next = self.callers.get(&self.turns.peek()?)?.waiting.front()?;
+        if now + seconds(self.mean * LEFT) <= next.until {
+            return None;
+        }
+        let (caller, call) = self.pop()?;
+        self.again(caller);
+        let lot = Lot::Late(self.appointment(caller, dice, now));
+        Some(Next { class: self.class, caller, waiter: call.waiter, lot })
+    }
+
+    fn next(&mut self) -> Option<Next<W>> {
+        let (caller, call) = self.pop()?;
+        self.begin(caller);
+        self.again(caller);
+        Some(Next { class: self.class, caller, waiter: call.waiter, lot: Lot::Begun })
+    }
+
+    /// A caller had its turn: it has another one if it wants one and may have it.
+    fn again(&mut self, caller: u64) {
+        let share = self.share();
+        let Some(entry) = self.callers.get(&caller) else { return };
+        if !entry.waiting.is_empty() && entry.at_work < share {
+            self.turns.add_again(caller);
+        } else if entry.waiting.is_empty() && entry.at_work == 0 {
+            self.callers.remove(&caller);
+        }
+    }
+
+    fn measure(&mut self, took: Duration, now: Instant) {
+        let took = took.as_secs_f64();
+        let part = if self.measured.is_none() { 1.0 } else { SHARE_OF_NEW };
+        self.mean += part * (took - self.mean);
+        self.usual = match self.measured {
+            Some(last) => {
+                let step = now.saturating_duration_since(last).min(STEP);
+                let grown = (step.as_secs_f64() / DOUBLES_IN.as_secs_f64()).exp2();
+                self.mean.min((self.usual * grown).max(LEAST))
+            }
+            None => self.mean,
+        };
+        self.measured = Some(now);
+    }
+
+    fn end(&mut self, caller: u64) {
         let share = self.share();
         self.at_work -= 1;
+        if self.waiting == 0 {
+            self.turns.forget();
+        }
         let Some(entry) = self.callers.get_mut(&caller) else { return };
         entry.at_work -= 1;
         if !entry.waiting.is_empty() {
             // It had all its places, and so no turn.
             if entry.at_work + 1 == share {
-                self.turns.push_back(caller);
+                self.turns.add_again(caller);
             }
         } else if entry.at_work == 0 {
             self.callers.remove(&caller);
@@ -248,10 +360,10 @@ impl<W> Line<W> {
 
     fn leave(&mut self, caller: u64, number: u64) -> Option<W> {
         let entry = self.callers.get_mut(&caller)?;
-        let place = entry.waiting.iter().position(|(waiting, _)| *waiting == number)?;
-        let (_, waiter) = entry.waiting.remove(place)?;
+        let place = entry.waiting.iter().position(|waiting| waiting.number == number)?;
+        let call = entry.waiting.remove(place)?;
         self.took_out(caller);
-        Some(waiter)
+        Some(call.waiter)
     }
 
     /// One call less waits.
@@ -260,7 +372,7 @@ impl<W> Line<W> {
         let Some(entry) = self.callers.get(&caller) else { return };
         if entry.waiting.is_empty() {
             let idle = entry.at_work == 0;
-            self.turns.retain(|turn| *turn != caller);
+            self.turns.remove(caller);
             if idle {
                 self.callers.remove(&caller);
             }
@@ -278,21 +390,21 @@ impl<W> Line<W> {
             longest.map(|(id, _)| *id).filter(longer)
         })?;
         self.flood = Some(flood);
-        let (_, waiter) = self.callers.get_mut(&flood)?.waiting.pop_back()?;
+        let call = self.callers.get_mut(&flood)?.waiting.pop_back()?;
         self.took_out(flood);
-        Some((flood, waiter))
+        Some((flood, call.waiter))
     }
 
     /// Seconds between two calls that end, while all places are taken.
     fn pace(&self) -> f64 {
-        self.mean / self.limits.at_once as f64
+        self.usual / self.limits.at_once as f64
     }
 
     /// How long a call of this caller would wait for a place and be at work.
     fn expected(&self, caller: u64) -> Duration {
         let own = self.callers.get(&caller).map_or(0, |caller| caller.waiting.len());
-        let ahead = self.waiting.min((own + 1) * (self.turns.len() + 1));
-        seconds(self.pace() * ahead as f64 + self.mean)
+        let ahead = self.turns.ahead(caller, own);
+        seconds(self.pace() * ahead.min(self.waiting as f64) + self.usual)
     }
 
     /// When a refused caller is to come again: after those that wait, and those that were refused
@@ -312,6 +424,9 @@ impl<W> Line<W> {
         wait.mul_f64(0.5 + dice.clamp(0.0, 1.0))
     }
 }
+
+/// What a call is expected to take at least, in seconds: less is not told from nothing.
+const LEAST: f64 = 1e-6;
 
 /// As a duration that can be added to a time.
 fn seconds(amount: f64) -> Duration {

@@ -80,6 +80,16 @@ async fn nobody_waits_beyond_its_own_deadline() {
 }
 
 #[tokio::test]
+async fn a_call_whose_time_is_over_is_not_worked_on_although_there_is_room() {
+    let load = load(1, 10);
+    let (now, later) = (Some(Instant::now()), Some(Instant::now() + LONG));
+    assert!(load.glance(Class::Sync, &from(1), now).is_err());
+    assert!(load.enter(Class::Sync, &from(1), now).await.is_err());
+    assert!(load.glance(Class::Sync, &from(1), later).is_ok());
+    assert_eq!(load.queue().counts(Class::Sync), (0, 0));
+}
+
+#[tokio::test]
 async fn a_flood_is_refused_and_gives_way_to_others() {
     let load = load(1, 2);
     let _first = load.enter(Class::Attest, &from(1), None).await.unwrap();

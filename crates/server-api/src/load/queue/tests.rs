@@ -1,3 +1,5 @@
+mod loads;
+
 use super::*;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -46,12 +48,15 @@ impl Test {
 
     /// Ends a call that took no time worth counting; gives who is next.
     fn end(&mut self, class: Class, caller: u64) -> Vec<u32> {
-        self.queue.end(class, caller, Duration::from_millis(1));
+        self.queue.end(class, caller, Duration::from_millis(1), self.now);
         self.begun().into_iter().map(|begun| begun.waiter).collect()
     }
 
-    fn begun(&mut self) -> Vec<Begun<u32>> {
-        std::iter::from_fn(|| self.queue.next()).collect()
+    fn begun(&mut self) -> Vec<Next<u32>> {
+        let (queue, now) = (&mut self.queue, self.now);
+        let begun: Vec<_> = std::iter::from_fn(|| queue.next(0.5, now)).collect();
+        assert!(begun.iter().all(|next| next.lot == Lot::Begun), "{begun:?}");
+        begun
     }
 }
 
@@ -82,7 +87,8 @@ fn callers_take_turns_however_much_one_of_them_asks_for() {
         let last = u64::from(order.last().unwrap() / 10);
         order.extend(test.end(Class::Sign, last));
     }
-    assert_eq!(order, [10, 20, 30, 11, 31, 12, 13, 14]);
+    // Every other turn is for who had none before, while there is such a caller.
+    assert_eq!(order, [10, 20, 11, 30, 12, 31, 13, 14]);
 }
 
 #[test]
@@ -115,7 +121,7 @@ fn classes_have_places_by_weight_and_none_has_nothing() {
     let mut served = [0; 5];
     let mut last = (Class::Admin, 1);
     for _ in 0..46 {
-        test.queue.end(last.0, last.1, Duration::ZERO);
+        test.queue.end(last.0, last.1, Duration::ZERO, test.now);
         let [begun] = &test.begun()[..] else { panic!("one place is free") };
         served[begun.class as usize] += 1;
         last = (begun.class, begun.caller);
@@ -175,7 +181,7 @@ fn who_has_gone_is_not_served() {
 fn what_would_come_too_late_is_refused_at_once() {
     let mut test = Test::new(10, 2, 1000);
     test.go(Class::Renew, 1);
-    test.queue.end(Class::Renew, 1, SECOND);
+    test.queue.end(Class::Renew, 1, SECOND, test.now);
     test.go(Class::Renew, 1);
     test.go(Class::Renew, 2);
     let mut ask = |patience| test.queue.ask(Class::Renew, 3, patience, 0.5, test.now, || 0);
@@ -192,10 +198,43 @@ fn what_would_come_too_late_is_refused_at_once() {
 }
 
 #[test]
+fn nothing_is_begun_that_would_not_be_done_in_time() {
+    let mut test = Test::new(10, 1, 10);
+    test.go(Class::Sync, 1);
+    let early = test.queue.ask(Class::Sync, 2, 3 * SECOND, 0.5, test.now, || 20);
+    assert!(matches!(early, Asked::Wait(..)));
+    test.wait(Class::Sync, 3, 30);
+    test.now += 2 * SECOND;
+    test.queue.end(Class::Sync, 1, SECOND, test.now);
+    let mut next = || test.queue.next(0.5, test.now).map(|next| (next.waiter, next.lot));
+    // One second is left, and calls take as much, if not more.
+    assert!(matches!(next(), Some((20, Lot::Late(_)))));
+    assert_eq!(next(), Some((30, Lot::Begun)));
+    assert_eq!(test.queue.counts(Class::Sync), (1, 0));
+}
+
+#[test]
+fn who_asks_for_less_than_its_share_has_the_next_turn_but_one() {
+    let mut test = Test::new(10, 1, 100);
+    test.go(Class::Sign, 9);
+    for waiter in 0..30 {
+        test.wait(Class::Sign, u64::from(1 + waiter / 10), waiter);
+    }
+    // All of the crowd had a turn.
+    for caller in [9, 1, 1, 2] {
+        assert_eq!(test.end(Class::Sign, caller).len(), 1);
+    }
+    test.wait(Class::Sign, 4, 40);
+    let mut order = test.end(Class::Sign, 2);
+    order.extend(test.end(Class::Sign, u64::from(1 + order[0] / 10)));
+    assert!(order.contains(&40), "{order:?}");
+}
+
+#[test]
 fn refused_callers_are_told_to_come_one_after_the_other() {
     let mut test = Test::new(10, 2, 0);
     test.go(Class::Sync, 1);
-    test.queue.end(Class::Sync, 1, 4 * SECOND);
+    test.queue.end(Class::Sync, 1, 4 * SECOND, test.now);
     test.go(Class::Sync, 1);
     test.go(Class::Sync, 2);
     let mut hints = Vec::new();
@@ -253,7 +292,12 @@ fn no_order_of_things_breaks_the_bounds() {
                 },
                 2 if !working.is_empty() => {
                     let (class, caller) = working.swap_remove(random.usize(..working.len()));
-                    test.queue.end(class, caller, Duration::from_millis(random.u64(..50)));
+                    test.queue.end(
+                        class,
+                        caller,
+                        Duration::from_millis(random.u64(..50)),
+                        test.now,
+                    );
                 }
                 _ => {
                     let Some(waiter) = waiting.keys().next().copied() else { continue };
