@@ -87,11 +87,12 @@ impl Limits {
         }
     }
 
-    /// For TCP: connections are renewed every three minutes.
+    /// For TCP, where clients are many: connections are renewed every three minutes, and have fewer
+    /// requests open.
     pub const fn tcp() -> Self {
         let max_connection_age = Some(Duration::from_secs(180));
         let keepalive = Some((Duration::from_secs(30), Duration::from_secs(20)));
-        Self { max_connection_age, keepalive, ..Self::unix() }
+        Self { max_concurrent_streams: 512, max_connection_age, keepalive, ..Self::unix() }
     }
 }
 
