@@ -34,7 +34,7 @@ use crate::server::Options;
 use crate::stats::quantile;
 
 /// How many agents ask for too much together, at most.
-const CROWD: usize = 500;
+const CROWD: usize = 150;
 /// How many entries each agent has, and so how many SVIDs it has signed in a call.
 const EACH: usize = 10;
 /// How many times as much is offered as the server carries.

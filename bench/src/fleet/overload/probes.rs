@@ -14,8 +14,10 @@ use super::tally::{Outcome, attempt};
 use super::{Caller, Counts, PATIENCE, Tally};
 use crate::error::{Error, Result};
 
-/// Between two calls of the same kind.
+/// Between two calls of the same kind: of those whose class is not the crowd's.
 const PACE: Duration = Duration::from_millis(50);
+/// Between two signatures: less than the share of each caller, had all the same.
+const SIGN_PACE: Duration = Duration::from_secs(1);
 /// How many entries an operator lists at once.
 const PAGE: i32 = 50;
 
@@ -41,16 +43,16 @@ impl Probes {
     pub fn begin(caller: &Caller, local: Channel, expected: usize) -> Self {
         let stop = Arc::<AtomicBool>::default();
         let agent = Arc::clone(&caller.agent);
-        let sync = repeat(&stop, move || {
+        let sync = repeat(&stop, PACE, move || {
             let agent = Arc::clone(&agent);
             async move { agent.try_sync(expected, PATIENCE).await }
         });
         let caller = caller.clone();
-        let sign = repeat(&stop, move || {
+        let sign = repeat(&stop, SIGN_PACE, move || {
             let caller = caller.clone();
             async move { caller.sign(1, true).await }
         });
-        let admin = repeat(&stop, move || list(local.clone()));
+        let admin = repeat(&stop, PACE, move || list(local.clone()));
         Self { stop, begun: Instant::now(), sign, sync, admin }
     }
 
@@ -75,6 +77,7 @@ impl Probes {
 
 fn repeat<T, F>(
     stop: &Arc<AtomicBool>,
+    pace: Duration,
     call: impl Fn() -> F + Send + 'static,
 ) -> (Arc<Tally>, JoinHandle<()>)
 where
@@ -84,7 +87,7 @@ where
     let (stop, tally) = (Arc::clone(stop), Arc::<Tally>::default());
     let adds = Arc::clone(&tally);
     let task = tokio::spawn(async move {
-        let mut pace = tokio::time::interval(PACE);
+        let mut pace = tokio::time::interval(pace);
         pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         while !stop.load(Ordering::Relaxed) {
             pace.tick().await;

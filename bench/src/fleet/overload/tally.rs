@@ -54,9 +54,8 @@ pub async fn attempt<T>(
         Err(status) => status,
     };
     match status.code() {
-        Code::DeadlineExceeded => Ok(Outcome::Late),
-        // tonic's word for a deadline of its own.
-        Code::Cancelled if status.message().contains("Timeout expired") => Ok(Outcome::Late),
+        // Go's servers reset the stream of a call whose deadline is over.
+        Code::DeadlineExceeded | Code::Cancelled => Ok(Outcome::Late),
         Code::Unavailable if status.message().starts_with("connection: ") => Ok(Outcome::Lost),
         Code::ResourceExhausted | Code::Unavailable => Ok(Outcome::Refused(retry_delay(&status))),
         _ => Err(Error::call(call)(status)),
