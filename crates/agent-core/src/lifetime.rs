@@ -5,7 +5,7 @@
 //! together. With an availability target it is renewed once only the target
 //! and up to ten minutes are left, if the lifetime leaves twelve hours besides.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 /// How early SVIDs are renewed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -54,6 +54,28 @@ pub fn steady_dice(seed: u64, chance: f64) -> f64 {
 pub fn heed(own: Duration, asked: Option<Duration>, left: Option<Duration>) -> Duration {
     let bound = left.map_or(LONGEST_HEED, |left| LONGEST_HEED.min(left / 2));
     own.max(asked.unwrap_or_default().min(bound))
+}
+
+/// What an overloaded server said last about asking it again: until then it is left alone, whoever
+/// wants something of it.
+#[derive(Debug, Default)]
+pub struct Appointment<E> {
+    kept: Option<(Instant, E)>,
+}
+
+impl<E> Appointment<E> {
+    /// It refused a call at `now`, with this error, and `asked` for so much time.
+    pub fn make(&mut self, asked: Duration, now: Instant, error: E) {
+        self.kept = Some((now + heed(Duration::ZERO, Some(asked), None), error));
+    }
+
+    /// How long it is to be left alone from `now` on, and the error of who asked last; none if it
+    /// may be asked.
+    pub fn left(&self, now: Instant) -> Option<(Duration, &E)> {
+        let (until, error) = self.kept.as_ref()?;
+        let left = until.checked_duration_since(now).filter(|left| !left.is_zero())?;
+        Some((left, error))
+    }
 }
 
 /// Whether something that holds until `end` is over, one second early so that
@@ -130,6 +152,18 @@ mod tests {
         assert_eq!(heed(second, Some(HOUR), None), 300 * second);
         assert_eq!(heed(second, Some(HOUR), Some(100 * second)), 50 * second);
         assert_eq!(heed(second, Some(HOUR), Some(Duration::ZERO)), second);
+    }
+
+    #[test]
+    fn a_server_is_left_alone_until_it_may_be_asked_and_for_five_minutes_at_most() {
+        let (second, now) = (Duration::from_secs(1), Instant::now());
+        let mut appointment = Appointment::default();
+        assert_eq!(appointment.left(now), None);
+        appointment.make(3 * second, now, "busy");
+        assert_eq!(appointment.left(now + second), Some((2 * second, &"busy")));
+        assert_eq!(appointment.left(now + 3 * second), None);
+        appointment.make(HOUR, now + 4 * second, "busier");
+        assert_eq!(appointment.left(now + 4 * second), Some((300 * second, &"busier")));
     }
 
     #[test]

@@ -164,7 +164,7 @@ impl Endpoints<'_> {
     ) -> WorkloadApi {
         let config = self.config;
         let wit = config.experimental.wit_svid.then(|| {
-            let source = Arc::new(ServerWitSource(manager.server.clone()));
+            let source = Arc::new(ServerWitSource::new(manager.server.clone()));
             let most = match config.x509_svid_cache_max_size {
                 0 => DEFAULT_WIT_CACHE_SIZE,
                 most => most,
