@@ -56,6 +56,7 @@ pub const SCENARIO: Scenario = Scenario::alone(
         lower("overload.carried99", "Overload: carried, p99", "ms"),
         more("overload.offered", "Overload: offered, times what it carries", "×"),
         more("overload.goodput", "Overload: answered in time, of what it carries", "%"),
+        more("overload.cpu", "Overload: answered in time for the same server CPU", "%"),
         lower("overload.refused", "Overload: refused, of all calls", "%"),
         more("overload.hinted", "Overload: refused with a hint, of those refused", "%"),
         lower("overload.late", "Overload: not answered in time, of all calls", "%"),
@@ -135,7 +136,9 @@ async fn measure(
 ) -> Result<()> {
     let (load, every) = (context.args.load, context.args.verify_every);
     let count = context.args.connections.min(crowd.len());
+    let begun = site.server.cpu()?;
     let carried = phases::carried(&crowd[..count], load, every).await?;
+    let each = (site.server.cpu()? - begun).as_secs_f64() / carried.within.max(1) as f64;
     let (least, usual) = (carried.per_second(), quantile(&carried.took, 0.99));
     context.add("overload.carried", least);
     context.add("overload.carried50", quantile(&carried.took, 0.5));
@@ -146,7 +149,9 @@ async fn measure(
 
     let before = site.server.memory()?.rss;
     let probes = Probes::begin(modest, site.server.channel(), EACH);
+    let begun = site.server.cpu()?;
     let rude = phases::rude(crowd, least * TIMES, load * LONGER, every).await?;
+    let spent = (site.server.cpu()? - begun).as_secs_f64();
     let meanwhile = probes.end().await?;
     let back = phases::back(modest, usual, BACK).await?;
     site.server.alive()?;
@@ -161,6 +166,7 @@ async fn measure(
     }
     context.add("overload.offered", rude.offered() / least);
     context.add("overload.goodput", rude.per_second() / least * 100.0);
+    context.add("overload.cpu", rude.took.len() as f64 * each / spent * 100.0);
     context.add("overload.refused", rude.share(rude.refused));
     if rude.refused > 0 {
         context.add("overload.hinted", rude.hinted as f64 / rude.refused as f64 * 100.0);
