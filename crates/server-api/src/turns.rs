@@ -5,11 +5,10 @@
 //! read; more calls wait, and more than that are refused. Local callers are operators and free;
 //! those without an identity are held back by the rate limits.
 
-use std::collections::HashMap;
 use std::hash::Hash;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use steeple_runtime::PerKey;
 use steeple_spiffe::SpiffeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tonic::body::Body;
@@ -34,15 +34,8 @@ const WAITING: usize = 1024;
 /// The turns of every caller.
 #[derive(Debug)]
 pub(crate) struct Turns<K = SpiffeId> {
-    callers: Mutex<Callers<K>>,
+    callers: PerKey<K, Seats>,
     at_once: usize,
-}
-
-#[derive(Debug)]
-struct Callers<K> {
-    by_id: HashMap<K, Weak<Seats>>,
-    /// The size at which those that have gone are looked for.
-    sweep_at: usize,
 }
 
 #[derive(Debug)]
@@ -83,8 +76,7 @@ impl Default for Turns {
 impl<K: Clone + Eq + Hash> Turns<K> {
     /// So many turns for each caller.
     pub(crate) fn new(at_once: usize) -> Self {
-        let callers = Mutex::new(Callers { by_id: HashMap::new(), sweep_at: 0 });
-        Self { callers, at_once }
+        Self { callers: PerKey::default(), at_once }
     }
 
     /// Waits for a turn of this caller's.
@@ -105,18 +97,9 @@ impl<K: Clone + Eq + Hash> Turns<K> {
     }
 
     fn seats(&self, caller: &K) -> Arc<Seats> {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seats) = callers.by_id.get(caller).and_then(Weak::upgrade) {
-            return seats;
-        }
-        if callers.by_id.len() >= callers.sweep_at {
-            callers.by_id.retain(|_, seats| seats.strong_count() > 0);
-            callers.sweep_at = 2 * callers.by_id.len() + 64;
-        }
-        let free = Arc::new(Semaphore::new(self.at_once));
-        let seats = Arc::new(Seats { free, waiting: AtomicUsize::new(0) });
-        callers.by_id.insert(caller.clone(), Arc::downgrade(&seats));
-        seats
+        let new =
+            || Seats { free: Arc::new(Semaphore::new(self.at_once)), waiting: AtomicUsize::new(0) };
+        self.callers.get(caller, new)
     }
 }
 
@@ -263,15 +246,5 @@ mod tests {
         assert_eq!((&*data, free()), (&b"answer"[..], AT_ONCE - 2));
         drop(data);
         assert_eq!(free(), AT_ONCE - 1);
-    }
-
-    #[test]
-    fn callers_that_have_gone_are_forgotten() {
-        let turns = Turns::default();
-        for number in 0..10_000 {
-            let turn = once(Box::pin(turns.take(&id(&format!("/{number}")))).as_mut());
-            drop(turn.unwrap().unwrap());
-        }
-        assert!(turns.callers.lock().unwrap().by_id.len() <= 128);
     }
 }

@@ -8,11 +8,11 @@
 //! once than half of the cores: so turns go round between callers, and a batch of hundreds does not
 //! stand before another's single one.
 
-use std::collections::HashMap;
 use std::future::Future;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::Arc;
 
 use steeple_pki::Effort;
+use steeple_runtime::PerKey;
 use steeple_spiffe::SpiffeId;
 use tokio::runtime::Handle;
 use tokio::sync::Semaphore;
@@ -21,21 +21,9 @@ use tokio::sync::Semaphore;
 #[derive(Clone, Debug)]
 pub struct SigningPool {
     slots: Arc<Semaphore>,
-    seats: Arc<Seats>,
-}
-
-/// The pieces of each caller that may be under way at once.
-#[derive(Debug)]
-struct Seats {
-    callers: Mutex<Callers>,
+    /// For the pieces of each caller that may be under way at once.
+    seats: Arc<PerKey<SpiffeId, Semaphore>>,
     each: usize,
-}
-
-#[derive(Debug, Default)]
-struct Callers {
-    by_id: HashMap<SpiffeId, Weak<Semaphore>>,
-    /// The size at which those that have gone are looked for.
-    sweep_at: usize,
 }
 
 impl SigningPool {
@@ -46,8 +34,8 @@ impl SigningPool {
     }
 
     fn new(cores: usize) -> Self {
-        let seats = Seats { callers: Mutex::default(), each: (cores / 2).max(1) };
-        Self { slots: Arc::new(Semaphore::new(cores)), seats: Arc::new(seats) }
+        let slots = Arc::new(Semaphore::new(cores));
+        Self { slots, seats: Arc::default(), each: (cores / 2).max(1) }
     }
 
     /// How many signatures one piece of a batch should have: about a third of a millisecond's
@@ -101,7 +89,7 @@ impl SigningPool {
         T: Send + 'static,
         F: Future<Output = T> + Send + 'static,
     {
-        let seats = self.seats.of(caller);
+        let seats = self.seats.get(caller, || Semaphore::new(self.each));
         let seat = seats.acquire().await.expect("nobody closes the semaphore");
         let done = self.run(effort, job).await;
         if effort == Effort::Brief {
@@ -110,22 +98,6 @@ impl SigningPool {
         }
         drop(seat);
         done
-    }
-}
-
-impl Seats {
-    fn of(&self, caller: &SpiffeId) -> Arc<Semaphore> {
-        let mut callers = self.callers.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(seats) = callers.by_id.get(caller).and_then(Weak::upgrade) {
-            return seats;
-        }
-        if callers.by_id.len() >= callers.sweep_at {
-            callers.by_id.retain(|_, seats| seats.strong_count() > 0);
-            callers.sweep_at = 2 * callers.by_id.len() + 64;
-        }
-        let seats = Arc::new(Semaphore::new(self.each));
-        callers.by_id.insert(caller.clone(), Arc::downgrade(&seats));
-        seats
     }
 }
 
@@ -207,14 +179,5 @@ mod tests {
             pool.run(Effort::Long, async { panic!("on purpose") }).await;
         });
         assert!(asked.await.unwrap_err().is_panic());
-    }
-
-    #[tokio::test]
-    async fn callers_that_have_gone_are_forgotten() {
-        let pool = SigningPool::new(1);
-        for number in 0..1_000 {
-            pool.run_piece(&id(&format!("/{number}")), Effort::Brief, async {}).await;
-        }
-        assert!(pool.seats.callers.lock().unwrap().by_id.len() <= 128);
     }
 }
