@@ -2,34 +2,29 @@
 //! with one test, since the allocator that counts is the process's.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+mod common;
+
 use std::alloc::System;
-use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use stats_alloc::{INSTRUMENTED_SYSTEM, Region, StatsAlloc};
 use steeple_agent_core::attest::{AttestLimits, WorkloadAttestation};
 use steeple_agent_core::bundle::CachedBundle;
-use steeple_agent_core::cache::{IdentityCache, SignedSvid};
-use steeple_agent_core::entry::Entry;
-use steeple_agent_core::jwt::{JwtSource, JwtSvid, JwtSvids};
+use steeple_agent_core::cache::IdentityCache;
+use steeple_agent_core::jwt::JwtSvids;
 use steeple_agent_core::selectors::SelectorSet;
-use steeple_agent_core::sync::EntryDelta;
 use steeple_peer::Peer;
-use steeple_pki::x509::{
-    DistinguishedName, Issuer, KeyUsage, SerialNumber, Template, issue, self_sign,
-};
-use steeple_pki::{Bundle, Certificate, KeyType, PrivateKey, Signer};
+use steeple_pki::Bundle;
 use steeple_plugin::{PluginError, WorkloadAttestor};
-use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
+use steeple_spiffe::{Selector, TrustDomain};
 use tokio::net::UnixStream;
+
+use common::{Authority, NOON, Tokens, entry, learn, sign};
 
 #[global_allocator]
 static HEAP: &StatsAlloc<System> = &INSTRUMENTED_SYSTEM;
 
-const NOON: SystemTime = SystemTime::UNIX_EPOCH;
-const HOUR: Duration = Duration::from_secs(3600);
 const SVIDS: usize = 1000;
 
 /// What one SVID may take with its entry and all that leads to it, of which its certificate and
@@ -42,86 +37,6 @@ const X509: usize = 8;
 /// What a token that is at hand may allocate.
 const JWT: usize = 6;
 
-struct Authority {
-    certificate: Certificate,
-    key: Arc<PrivateKey>,
-}
-
-impl Authority {
-    async fn new() -> Self {
-        let key = Arc::new(PrivateKey::generate(KeyType::EcP256).unwrap());
-        let template = Template {
-            ca: true,
-            key_usage: KeyUsage::CA,
-            ..template(&key, "spiffe://example.org")
-        };
-        let signer: Arc<dyn Signer> = key.clone();
-        let certificate = self_sign(&template, signer).await.unwrap();
-        Self { certificate, key }
-    }
-
-    async fn sign(&self, entry: &Entry) -> SignedSvid {
-        let issuer = Issuer::new(&self.certificate, self.key.clone());
-        let key = PrivateKey::generate(KeyType::EcP256).unwrap();
-        let leaf = issue(&template(&key, entry.spiffe_id.as_str()), &issuer).await.unwrap();
-        SignedSvid { chain: vec![leaf], key_pkcs8: key.to_pkcs8_der(), due: NOON + HOUR / 2 }
-    }
-}
-
-fn template(key: &PrivateKey, uri: &str) -> Template {
-    Template {
-        subject: DistinguishedName { country: vec!["US".into()], ..Default::default() },
-        public_key: key.public_key().clone(),
-        serial: SerialNumber::random(),
-        not_before: NOON,
-        not_after: NOON + HOUR,
-        ca: false,
-        key_usage: KeyUsage::SVID,
-        ext_key_usage: Vec::new(),
-        uri_sans: vec![uri.into()],
-        dns_names: Vec::new(),
-        policies: vec![],
-        extra_extensions: vec![],
-    }
-}
-
-fn entry(number: usize, selector: &str) -> Entry {
-    Entry {
-        id: format!("0f3c9d2e-8a41-4c57-b1d6-{number:012}").into(),
-        spiffe_id: SpiffeId::parse(&format!("spiffe://example.org/filled/{number}")).unwrap(),
-        selectors: [Selector::new("unix", selector)].into_iter().collect(),
-        federates_with: Vec::new(),
-        hint: String::new(),
-        revision: 0,
-        created_at: 100,
-        admin: false,
-        downstream: false,
-        store_svid: false,
-        disable_x509_svid_prefetch: false,
-        jwt_svid_include_jti: false,
-    }
-}
-
-fn learn(cache: &IdentityCache, entries: Vec<Entry>) {
-    let bundles = HashMap::from([(cache.own_bundle().trust_domain().clone(), cache.own_bundle())]);
-    cache.apply(EntryDelta { upserted: entries, removed: Vec::new() }, bundles, NOON);
-}
-
-async fn sign(cache: &IdentityCache, authority: &Authority) {
-    loop {
-        let wanted = cache.wanted(50, NOON);
-        if wanted.is_empty() {
-            return;
-        }
-        let mut signed = Vec::with_capacity(wanted.len());
-        for request in wanted {
-            let svid = authority.sign(&request.entry).await;
-            signed.push((request.entry, svid));
-        }
-        cache.install(signed);
-    }
-}
-
 /// Tells a few selectors of everybody, at once.
 struct Prompt(Vec<Selector>);
 
@@ -133,16 +48,6 @@ impl WorkloadAttestor for Prompt {
 
     async fn attest(&self, _: i32) -> Result<Vec<Selector>, PluginError> {
         Ok(self.0.clone())
-    }
-}
-
-struct Tokens;
-
-#[async_trait]
-impl JwtSource for Tokens {
-    async fn sign(&self, _: &Entry, _: &[String], _: bool) -> Result<JwtSvid, String> {
-        let (issued_at, expires_at) = (NOON, NOON + HOUR);
-        Ok(JwtSvid { token: "a.b.c".into(), key_id: "key".into(), issued_at, expires_at })
     }
 }
 

@@ -15,7 +15,7 @@ const PATHS: &str = "paths";
 /// What callgrind writes, with `.1`, `.2` and so on for each time that it was told to.
 const PROFILE: &str = "callgrind";
 
-/// Functions of the C library that does the cryptography.
+/// How the functions of the C library begin that does the cryptography.
 const CRYPTO: &str = "aws_lc_";
 
 /// One path's instructions.
@@ -88,6 +88,24 @@ pub fn count_instructions(
     Some(read(folder.path()))
 }
 
+/// Says what was counted, and compares it with the most of its own that each path may take, by its
+/// name: in unoptimised programs, as tests usually are. Of optimised ones it is only said.
+///
+/// # Panics
+/// When a path took more, has no budget, or there is a budget without a path.
+#[expect(clippy::print_stdout, reason = "it is what a new budget is made of")]
+pub fn hold_instructions(counted: &[Instructions], budgets: &[(&str, u64)]) {
+    for path in counted {
+        println!("{}: {} instructions, and {} of cryptography", path.name, path.own, path.crypto);
+    }
+    assert_eq!(counted.len(), budgets.len(), "as many paths as budgets");
+    for (path, (name, most)) in counted.iter().zip(budgets) {
+        assert_eq!(path.name, *name);
+        let within = !cfg!(debug_assertions) || path.own <= *most;
+        assert!(within, "{name} took {} instructions, not {most}", path.own);
+    }
+}
+
 /// What is before it is not counted. Named so that nothing else is called so.
 #[inline(never)]
 fn instructions_count_from_here() {
@@ -128,11 +146,7 @@ fn read(folder: &Path) -> Vec<Instructions> {
         let (times, name) = path.split_once(' ').expect("as it was written");
         let times: u64 = times.parse().expect("as it was written");
         let (all, crypto) = (total(part), crypto(part));
-        Instructions {
-            name: name.to_owned(),
-            own: (all - crypto) / times,
-            crypto: crypto / times,
-        }
+        Instructions { name: name.to_owned(), own: (all - crypto) / times, crypto: crypto / times }
     });
     each.collect()
 }
@@ -158,7 +172,7 @@ fn crypto(part: &str) -> u64 {
             // C has no paths.
             from_rust = name.contains("::");
         } else if let Some(name) = line.strip_prefix("cfn=") {
-            into_crypto = name.contains(CRYPTO);
+            into_crypto = name.starts_with(CRYPTO) && !name.contains("::");
         } else if line.starts_with("calls=") {
             let cost = lines.next().and_then(|it| it.rsplit(' ').next()?.parse::<u64>().ok());
             if from_rust && into_crypto {

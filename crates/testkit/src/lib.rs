@@ -26,7 +26,7 @@ use tempfile::TempDir;
 pub use ca::{TestCa, TestSvid};
 pub use child::ChildGuard;
 pub use databases::{DATABASE_USER, DatabaseKind, DatabaseServer};
-pub use instructions::{InstructionCounter, Instructions, count_instructions};
+pub use instructions::{InstructionCounter, Instructions, count_instructions, hold_instructions};
 pub use steeple_runtime::ManualClock;
 
 /// A directory that goes away with the value. Its path is short enough for Unix sockets.
