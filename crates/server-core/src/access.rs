@@ -92,6 +92,7 @@ pub struct Operator {
 #[derive(Clone, Debug)]
 pub struct AgentCaller {
     id: SpiffeId,
+    can_reattest: Option<bool>,
 }
 
 /// The holder of a downstream entry.
@@ -219,8 +220,8 @@ impl Gatekeeper {
             }
         }
         if rule.agent {
-            self.check_agent(svid, now).await?;
-            return Ok(Permit::Agent(AgentCaller { id: svid.id.clone() }));
+            let can_reattest = self.check_agent(svid, now).await?;
+            return Ok(Permit::Agent(AgentCaller { id: svid.id.clone(), can_reattest }));
         }
         Err(AccessError::NoRule)
     }
@@ -241,34 +242,44 @@ impl Gatekeeper {
         let operator =
             Operator { via: met.authorized_via(), local: matches!(caller, Caller::Local) };
         let agent = match caller {
-            Caller::Remote { svid: Some(svid), .. } => Some(AgentCaller { id: svid.id.clone() }),
+            Caller::Remote { svid: Some(svid), .. } => {
+                Some(AgentCaller { id: svid.id.clone(), can_reattest: None })
+            }
             _ => None,
         };
         Ok(Permit::Policy(PolicyPermit { met: Box::new(met), operator, agent }))
     }
 
-    async fn check_agent(&self, svid: &PeerSvid, now: SystemTime) -> Result<(), AccessError> {
+    /// Answers whether the agent may attest again, if that is what the datastore says now.
+    async fn check_agent(
+        &self,
+        svid: &PeerSvid,
+        now: SystemTime,
+    ) -> Result<Option<bool>, AccessError> {
         if now > svid.not_after {
             return Err(refusal(svid, AgentFault::Expired, ""));
         }
-        if self.is_known(svid, now, self.trust.max_staleness, Standing::is_active) {
-            return Ok(());
+        let current = self.index.is_current(self.store.as_ref());
+        // Memory that says what the datastore would say is of no age.
+        if (current || self.index.staleness(now) < self.trust.max_staleness)
+            && let Some(can_reattest) = self.known(svid, Standing::is_active)
+        {
+            return Ok(current.then_some(can_reattest));
         }
         let node = match self.store.fetch_node(&svid.id).await {
             Ok(node) => node,
-            Err(error @ StoreError::Unavailable(_)) => return self.bridge(svid, now, error),
+            Err(error @ StoreError::Unavailable(_)) => {
+                return self.bridge(svid, now, error).map(|()| None);
+            }
             Err(error) => return Err(AccessError::Lookup(error)),
         };
         self.away.store(false, Ordering::Relaxed);
         let node = node.ok_or_else(|| refusal(svid, AgentFault::NotAttested, ""))?;
         match standing(&node, &svid.serial_number) {
-            Standing::Active => Ok(()),
+            Standing::Active => Ok(Some(node.can_reattest)),
             Standing::Renewed => {
-                self.store
-                    .promote_node_serial(&svid.id, &svid.serial_number)
-                    .await
-                    .map_err(AccessError::Activate)?;
-                Ok(())
+                let promoted = self.store.promote_node_serial(&svid.id, &svid.serial_number).await;
+                Ok(Some(promoted.map_err(AccessError::Activate)?.can_reattest))
             }
             Standing::Banned => Err(refusal(svid, AgentFault::Banned, "")),
             Standing::Stale => Err(refusal(svid, AgentFault::NotActive, &node.serial_number)),
@@ -282,8 +293,10 @@ impl Gatekeeper {
         now: SystemTime,
         error: StoreError,
     ) -> Result<(), AccessError> {
-        let known = |standing: &Standing| matches!(standing, Standing::Active | Standing::Renewed);
-        if !self.is_known(svid, now, self.trust.outage_grace, known) {
+        let in_time = self.index.staleness(now) < self.trust.outage_grace
+            || self.index.is_current(self.store.as_ref());
+        let good = |standing: &Standing| matches!(standing, Standing::Active | Standing::Renewed);
+        if !in_time || self.known(svid, good).is_none() {
             return Err(AccessError::Lookup(error));
         }
         if !self.away.swap(true, Ordering::Relaxed) {
@@ -297,19 +310,11 @@ impl Gatekeeper {
         Ok(())
     }
 
-    fn is_known(
-        &self,
-        svid: &PeerSvid,
-        now: SystemTime,
-        at_most: Duration,
-        accept: impl Fn(&Standing) -> bool,
-    ) -> bool {
-        // Memory that says what the datastore would say is of no age.
-        if self.index.staleness(now) >= at_most && !self.index.is_current(self.store.as_ref()) {
-            return false;
-        }
+    /// Whether an agent that is accepted by what memory has of it may attest again.
+    fn known(&self, svid: &PeerSvid, accept: impl Fn(&Standing) -> bool) -> Option<bool> {
         let snapshot = self.index.snapshot();
-        snapshot.node(&svid.id).is_some_and(|node| accept(&standing(node, &svid.serial_number)))
+        let node = snapshot.node(&svid.id)?;
+        accept(&standing(node, &svid.serial_number)).then_some(node.can_reattest)
     }
 }
 
@@ -421,6 +426,13 @@ impl AgentCaller {
     #[must_use]
     pub fn id(&self) -> &SpiffeId {
         &self.id
+    }
+
+    /// Whether it may attest again and so does not renew, as the datastore had it when the call was
+    /// let in; `None` if that was not asked.
+    #[must_use]
+    pub fn can_reattest(&self) -> Option<bool> {
+        self.can_reattest
     }
 }
 

@@ -12,9 +12,7 @@ use steeple_pki::Certificate;
 use steeple_pki::csr::{Csr, CsrError};
 use steeple_plugin::{Challenger, NodeAttestor, PluginError, already_attested};
 use steeple_spiffe::{IdError, Selector, SpiffeId, TrustDomain};
-use steeple_store::model::{
-    AttestedNode, MatchBehavior, NodeFilter, NodeUpdate, Page, SelectorFilter,
-};
+use steeple_store::model::{AttestedNode, MatchBehavior, NodeFilter, Page, SelectorFilter};
 use steeple_store::{Store, StoreError};
 
 pub use admit::{COMPOSITE, NotAdmitted, PART_ID, PART_ONCE};
@@ -325,8 +323,14 @@ impl Agents {
         csr: Option<Vec<u8>>,
         now: SystemTime,
     ) -> Result<AgentSvid, AgentError> {
-        let node = self.store.fetch_node(agent.id()).await.map_err(AgentError::Fetch)?;
-        if node.ok_or(AgentError::NotFound)?.can_reattest {
+        let can_reattest = match agent.can_reattest() {
+            Some(known) => known,
+            None => {
+                let node = self.store.fetch_node(agent.id()).await.map_err(AgentError::Fetch)?;
+                node.ok_or(AgentError::NotFound)?.can_reattest
+            }
+        };
+        if can_reattest {
             return Err(AgentError::MustReattest);
         }
         let csr = csr.ok_or(AgentError::NoRenewParams)?;
@@ -334,12 +338,8 @@ impl Agents {
             return Err(AgentError::MissingCsr);
         }
         let chain = self.sign(agent.id().clone(), csr, now).await?;
-        let update = NodeUpdate {
-            new_serial_number: Some(chain[0].serial_decimal()),
-            new_expires_at: Some(unix_seconds(chain[0].not_after())),
-            ..NodeUpdate::default()
-        };
-        self.store.update_node(agent.id(), update).await.map_err(update_failed)?;
+        let (serial, ends) = (chain[0].serial_decimal(), unix_seconds(chain[0].not_after()));
+        self.store.renew_node(agent.id(), &serial, ends).await.map_err(update_failed)?;
         Ok(AgentSvid { id: agent.id().clone(), chain, can_reattest: false })
     }
 

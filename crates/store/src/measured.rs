@@ -16,8 +16,8 @@ use crate::error::{JoinTokenError, StoreError};
 use crate::feed::{Mark, Revision, Since, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
-    FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
-    ReusableToken, TokenBearer,
+    FederationRelationship, FederationUpdate, JoinAttempt, JoinToken, NewEntry, NodeFilter,
+    NodeUpdate, Page, ReusableToken, TokenBearer,
 };
 use crate::store::Store;
 
@@ -80,6 +80,22 @@ measure! {
             answers
         }
 
+        async fn fetch_join_attempt(
+            &self,
+            token: &str,
+            agent: &SpiffeId,
+        ) -> Result<Option<JoinAttempt>, StoreError> {
+            let calls = [call(&["datastore", "join_token", "fetch"])];
+            let answer = self.0.fetch_join_attempt(token, agent).await;
+            end(calls, answer.as_ref().map_or_else(Coded::code, |_| "OK"));
+            // Nobody asks for the agent of a token that is not there.
+            if let Ok(Some(_)) = &answer {
+                let selectors = &["datastore", "node", "selectors", "fetch"];
+                end([call(&["datastore", "node", "fetch"]), call(selectors)], "OK");
+            }
+            answer
+        }
+
         fn wakeups(&self) -> watch::Receiver<u64> {
             self.0.wakeups()
         }
@@ -116,6 +132,7 @@ measure! {
     ["datastore", "node", "create"], ["datastore", "node", "selectors", "set"] => insert_attested_node(node: AttestedNode) -> Result<AttestedNode, StoreError>;
     ["datastore", "join_token", "fetch"], ["datastore", "join_token", "delete"], ["datastore", "node", "create"], ["datastore", "node", "selectors", "set"] => attest_with_join_token(node: AttestedNode, token: &str, now: SystemTime) -> Result<AttestedNode, JoinTokenError>;
     ["datastore", "node", "update"] => update_node(id: &SpiffeId, update: NodeUpdate) -> Result<AttestedNode, StoreError>;
+    ["datastore", "node", "update"] => renew_node(id: &SpiffeId, serial_number: &str, expires_at: i64) -> Result<(), StoreError>;
     ["datastore", "node", "update"] => promote_node_serial(id: &SpiffeId, serial_number: &str) -> Result<AttestedNode, StoreError>;
     ["datastore", "node", "update"] => ban_node(id: &SpiffeId) -> Result<AttestedNode, StoreError>;
     ["datastore", "node", "delete"] => delete_node(id: &SpiffeId) -> Result<AttestedNode, StoreError>;

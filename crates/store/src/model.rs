@@ -247,6 +247,15 @@ pub struct JoinToken {
     pub expires_at: i64,
 }
 
+/// What is known of somebody who shows a join token.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct JoinAttempt {
+    /// The token.
+    pub token: JoinToken,
+    /// The agent that the token would make is there already, and banned.
+    pub is_banned: bool,
+}
+
 impl fmt::Debug for JoinToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JoinToken").field("expires_at", &self.expires_at).finish_non_exhaustive()

@@ -3,6 +3,7 @@
 //! Reads run in transactions of their own and see one state each. On SQLite writes go through a
 //! single connection, one after the other; elsewhere they lock the rows that they change.
 
+mod admit;
 mod bulk;
 mod bundle_rows;
 mod bundles;
@@ -21,6 +22,7 @@ mod iam;
 mod join_tokens;
 mod link;
 mod listen;
+mod look;
 mod mark;
 mod migrate;
 mod mysql_dsn;
@@ -41,6 +43,7 @@ mod zone;
 
 use std::future::Future;
 use std::sync::Mutex;
+use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
 use sea_orm::sea_query::SelectStatement;
@@ -95,6 +98,8 @@ pub(crate) struct SqlStore {
     wal_index: Option<WalIndex>,
     /// Those who wait to write, on SQLite.
     group: Group,
+    /// Nothing but agents was touched when changes were last read.
+    only_agents: AtomicBool,
     wake: watch::Sender<u64>,
     wake_bundles: watch::Sender<u64>,
     created: bool,
@@ -185,29 +190,53 @@ impl SqlStore {
         source: &Source,
         options: TransactionOptions,
     ) -> Result<DatabaseTransaction, StoreError> {
+        self.ask(source, || source.connection.begin_with_options(options)).await
+    }
+
+    /// Does what can be done again when it fails, as nothing has happened then.
+    async fn ask<T, F>(&self, source: &Source, work: impl Fn() -> F) -> Result<T, StoreError>
+    where
+        F: Future<Output = Result<T, DbErr>>,
+    {
         source.enter(self.dialect, &self.now).await?;
         let started = Instant::now();
         let mut lost = 0;
         loop {
-            let begun = source.connection.begin_with_options(options);
             let error = tokio::select! {
-                begun = begun => match begun {
-                    Ok(inner) => return Ok(inner),
+                done = work() => match done {
+                    Ok(done) => return Ok(done),
                     Err(error) => error,
                 },
                 error = source.suspect(self.dialect) => return Err(error),
             };
-            if self.dialect.is_busy(&error) && started.elapsed() < self.busy_deadline {
-                tokio::time::sleep(Duration::from_millis(10)).await;
-                continue;
+            if !self.go_on(source, &error, started, &mut lost).await? {
+                return Err(self.dialect.error(&error));
             }
-            let told = self.dialect.error(&error);
-            if !matches!(told, StoreError::Unavailable(_)) || source.is_saturated() || lost > 2 {
-                return Err(told);
-            }
-            lost += 1;
-            source.try_again(self.dialect).await?;
         }
+    }
+
+    /// Whether to begin again what failed before anything happened.
+    ///
+    /// # Errors
+    /// When the database server gives no sign of life.
+    async fn go_on(
+        &self,
+        source: &Source,
+        error: &DbErr,
+        started: Instant,
+        lost: &mut u32,
+    ) -> Result<bool, StoreError> {
+        if self.dialect.is_busy(error) && started.elapsed() < self.busy_deadline {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            return Ok(true);
+        }
+        let told = self.dialect.error(error);
+        if !matches!(told, StoreError::Unavailable(_)) || source.is_saturated() || *lost > 2 {
+            return Ok(false);
+        }
+        *lost += 1;
+        source.try_again(self.dialect).await?;
+        Ok(true)
     }
 
     /// Commits if the work was done, else takes all of it back.

@@ -9,8 +9,8 @@ use crate::error::{JoinTokenError, StoreError};
 use crate::feed::{Mark, Revision, Since, Snapshot, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
-    FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
-    ReusableToken, TokenBearer,
+    FederationRelationship, FederationUpdate, JoinAttempt, JoinToken, NewEntry, NodeFilter,
+    NodeUpdate, Page, ReusableToken, TokenBearer,
 };
 
 /// The datastore. Used as `Arc<dyn Store>`.
@@ -165,6 +165,18 @@ pub trait Store: Send + Sync + 'static {
         update: NodeUpdate,
     ) -> Result<AttestedNode, StoreError>;
 
+    /// Keeps the serial number and the end (seconds since the epoch) of an agent's next SVID, until
+    /// it is used (NL-11).
+    ///
+    /// # Errors
+    /// `NotFound`.
+    async fn renew_node(
+        &self,
+        id: &SpiffeId,
+        serial_number: &str,
+        expires_at: i64,
+    ) -> Result<(), StoreError>;
+
     /// Makes the new serial number the current one, if `serial_number` still is the new one
     /// (NL-11). An agent whose current serial number it already is, is left as it is.
     ///
@@ -224,6 +236,17 @@ pub trait Store: Send + Sync + 'static {
     /// # Errors
     /// Only when the database fails.
     async fn fetch_join_token(&self, token: &str) -> Result<Option<JoinToken>, StoreError>;
+
+    /// The join token, if it exists, with what stands in the way of the agent that it would make:
+    /// what has to be known before that is signed for, in one query.
+    ///
+    /// # Errors
+    /// Only when the database fails.
+    async fn fetch_join_attempt(
+        &self,
+        token: &str,
+        agent: &SpiffeId,
+    ) -> Result<Option<JoinAttempt>, StoreError>;
 
     /// Deletes a join token.
     ///

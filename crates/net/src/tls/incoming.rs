@@ -304,14 +304,22 @@ impl TlsPeer {
         &self.0.chain
     }
 
-    /// The certificates that it showed, leaf first, parsed once per connection. They are not
-    /// verified.
+    /// The certificates that it showed, leaf first, parsed once per connection and kept with it:
+    /// some KiB. They are not verified.
     ///
     /// # Errors
     /// When one of them cannot be parsed.
     pub fn chain(&self) -> Result<&[Certificate], &CertificateError> {
-        let parse = || self.0.chain.iter().map(|it| Certificate::from_der(it.to_vec())).collect();
-        self.0.parsed.get_or_init(parse).as_deref()
+        self.0.parsed.get_or_init(|| self.parse_chain()).as_deref()
+    }
+
+    /// As [`Self::chain`], for whoever looks at them once, and keeps what counts by
+    /// [`Self::finding`].
+    ///
+    /// # Errors
+    /// When one of them cannot be parsed.
+    pub fn parse_chain(&self) -> Result<Vec<Certificate>, CertificateError> {
+        self.0.chain.iter().map(|it| Certificate::from_der(it.to_vec())).collect()
     }
 }
 

@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime};
 
 use steeple_spiffe::{IdError, Selector, SpiffeId, TrustDomain};
-use steeple_store::model::{JoinToken, NewEntry, TokenBearer};
+use steeple_store::model::{JoinAttempt, JoinToken, NewEntry, TokenBearer};
 use steeple_store::{JoinTokenError, StoreError};
 
 use super::{AgentError, AgentSvid, Agents, Evidence, JOIN_TOKEN, JoinTokenRequest, Proven};
@@ -69,15 +69,23 @@ impl Agents {
             return self.attest_by_reusable_token(presented, evidence.csr, address, now).await;
         }
         // A look before the work: without a token, no signature is made.
-        let known = self.store.fetch_join_token(&token).await.map_err(AgentError::FetchToken)?;
-        let known = known.ok_or(AgentError::UnknownJoinToken)?;
-        if known.expires_at < unix_seconds(now) {
+        let id = join_token_id(&self.trust_domain, &token);
+        let known = match &id {
+            Ok(id) => self.store.fetch_join_attempt(&token, id).await,
+            // It names no agent that could be banned.
+            Err(_) => self
+                .store
+                .fetch_join_token(&token)
+                .await
+                .map(|token| token.map(|token| JoinAttempt { token, is_banned: false })),
+        };
+        let known = known.map_err(AgentError::FetchToken)?.ok_or(AgentError::UnknownJoinToken)?;
+        if known.token.expires_at < unix_seconds(now) {
             return self.discard(&token, AgentError::ExpiredJoinToken).await;
         }
-        let id = join_token_id(&self.trust_domain, &token).map_err(AgentError::JoinTokenId)?;
-        match self.check_not_banned(&id).await {
-            Err(banned @ AgentError::Banned(_)) => return self.discard(&token, banned).await,
-            other => drop(other?),
+        let id = id.map_err(AgentError::JoinTokenId)?;
+        if known.is_banned {
+            return self.discard(&token, AgentError::Banned(id)).await;
         }
         let proven = Proven { id, selectors: Vec::new(), can_reattest: false };
         self.admit(JOIN_TOKEN, &[], &proven.id, &proven.selectors)?;

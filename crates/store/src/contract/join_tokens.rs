@@ -1,4 +1,5 @@
 use super::{AnyStore, at, id, new_entry, node};
+use crate::model::JoinAttempt;
 use crate::{AttestedNode, EntryFilter, JoinToken, JoinTokenError, NewEntry, StoreError};
 
 const SECRET: &str = "s3cr3t-join-token";
@@ -64,6 +65,80 @@ pub async fn of_a_hundred_attempts_one_wins(store: AnyStore) {
     assert_eq!(winners.len(), 1);
     let stored = store.fetch_node(&joining().spiffe_id).await.unwrap();
     assert_eq!(stored, winners.pop(), "and the winner's row is the one that is kept");
+}
+
+pub async fn of_many_who_join_at_once_each_gets_its_own_answer(store: AnyStore) {
+    // Good, expired, of a banned agent, never made: ten of each, and each comes twice.
+    let kinds = ["good", "late", "banned", "unknown"];
+    let name = |kind: &str, number: usize| format!("{kind}-{number}");
+    let agent = |name: &str| AttestedNode {
+        serial_number: "5".into(),
+        ..node(&format!("/spire/agent/join_token/{name}"), &["b:2", "a:1"])
+    };
+    let made = kinds.iter().take(3).flat_map(|kind| (0..10).map(|number| name(kind, number)));
+    for token in made {
+        if token.starts_with("banned") {
+            store.upsert_attested_node(agent(&token)).await.unwrap();
+            store.ban_node(&agent(&token).spiffe_id).await.unwrap();
+        }
+        let expires_at = if token.starts_with("late") { 10 } else { 100 };
+        store.create_join_token(JoinToken { token, expires_at }, None).await.unwrap();
+    }
+    let mut attempts = Vec::new();
+    for number in 0..10 {
+        for kind in kinds {
+            for _twice in 0..2 {
+                let (store, name) = (AnyStore::clone(&store), name(kind, number));
+                let agent = agent(&name);
+                attempts.push(tokio::spawn(async move {
+                    let answer = store.attest_with_join_token(agent, &name, at(50)).await;
+                    (name, answer)
+                }));
+            }
+        }
+    }
+    let mut answers = std::collections::BTreeMap::<String, Vec<_>>::new();
+    for attempt in attempts {
+        let (name, answer) = attempt.await.unwrap();
+        answers.entry(name).or_default().push(answer);
+    }
+    for (name, answers) in answers {
+        let first = match name.split('-').next().unwrap() {
+            "good" => {
+                let selectors = super::selectors(&["a:1", "b:2"]);
+                Ok(AttestedNode { selectors, ..agent(&name) })
+            }
+            "late" => Err(JoinTokenError::Expired),
+            "banned" => Err(JoinTokenError::Banned),
+            _ => Err(JoinTokenError::Unknown),
+        };
+        let unknown = answers.iter().filter(|it| **it == Err(JoinTokenError::Unknown)).count();
+        assert!(answers.contains(&first), "{name}: {answers:?}");
+        assert_eq!(unknown, if name.starts_with("unknown") { 2 } else { 1 }, "{name}: {answers:?}");
+        assert_eq!(store.fetch_join_token(&name).await.unwrap(), None);
+        let stored = store.fetch_node(&agent(&name).spiffe_id).await.unwrap();
+        match first {
+            Ok(recorded) => assert_eq!(stored, Some(recorded)),
+            Err(JoinTokenError::Banned) => assert!(stored.unwrap().is_banned()),
+            Err(_) => assert_eq!(stored, None),
+        }
+    }
+}
+
+pub async fn what_a_token_would_make_is_known_before(store: AnyStore) {
+    let agent = joining().spiffe_id;
+    assert_eq!(store.fetch_join_attempt(SECRET, &agent).await.unwrap(), None);
+    store.create_join_token(token(100), None).await.unwrap();
+    let known = |is_banned| Some(JoinAttempt { token: token(100), is_banned });
+    assert_eq!(store.fetch_join_attempt(SECRET, &agent).await.unwrap(), known(false));
+    assert_eq!(store.fetch_join_attempt(&SECRET.to_uppercase(), &agent).await.unwrap(), None);
+    let there = AttestedNode { selectors: super::selectors(&["a:1", "b:2"]), ..joining() };
+    store.upsert_attested_node(there).await.unwrap();
+    assert_eq!(store.fetch_join_attempt(SECRET, &agent).await.unwrap(), known(false));
+    store.ban_node(&agent).await.unwrap();
+    assert_eq!(store.fetch_join_attempt(SECRET, &agent).await.unwrap(), known(true));
+    let other = id("/spire/agent/join_token/T");
+    assert_eq!(store.fetch_join_attempt(SECRET, &other).await.unwrap(), known(false));
 }
 
 pub async fn an_expired_join_token_is_spent(store: AnyStore) {

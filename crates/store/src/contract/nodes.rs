@@ -128,6 +128,85 @@ pub async fn a_new_serial_number_is_promoted_on_first_use(store: AnyStore) {
     assert!(matches!(banned, StoreError::Precondition(_)), "no serial number is no serial number");
 }
 
+pub async fn many_who_attest_at_once_are_recorded_as_one_after_the_other(store: AnyStore) {
+    store.upsert_attested_node(node("/banned", &["a:1"])).await.unwrap();
+    store.ban_node(&id("/banned")).await.unwrap();
+    let start = super::touched(&store, &store.snapshot().await.unwrap().revision).await.2;
+    let mut attempts = Vec::new();
+    for number in 0..60_u32 {
+        let store = AnyStore::clone(&store);
+        let path = match number {
+            0..40 => format!("/agent/{}", number / 2),
+            40..50 => format!("/single/{number}"),
+            _ => "/banned".to_owned(),
+        };
+        let mut agent = node(&path, &["b:2", "a:1", &format!("n:{number}"), "b:2"]);
+        agent.serial_number = number.to_string();
+        attempts.push(tokio::spawn(async move {
+            let recorded = store.upsert_attested_node(agent.clone()).await;
+            (number, agent, recorded)
+        }));
+    }
+    let mut last = std::collections::HashMap::new();
+    for attempt in attempts {
+        let (number, agent, recorded) = attempt.await.unwrap();
+        if number >= 50 {
+            assert_eq!(recorded, Err(StoreError::Precondition("agent is banned".into())));
+            continue;
+        }
+        let selectors = selectors(&["a:1", "b:2", &format!("n:{number}")]);
+        let expected = AttestedNode { selectors, ..agent };
+        assert_eq!(recorded.as_ref(), Ok(&expected));
+        last.entry(expected.spiffe_id.clone()).or_insert_with(Vec::new).push(expected);
+    }
+    assert_eq!(last.len(), 30);
+    let Ok(crate::Since::Changes(told)) = store.changes_since(&start).await else {
+        panic!("no changes")
+    };
+    assert_eq!(told.nodes.len(), 30, "each is told of, and nobody who was refused");
+    for change in told.nodes {
+        let stored = store.fetch_node(&change.spiffe_id).await.unwrap();
+        assert_eq!(change.node, stored);
+        assert!(last[&change.spiffe_id].contains(&stored.unwrap()), "one of those who came, whole");
+    }
+}
+
+pub async fn a_renewal_keeps_the_next_serial_number(store: AnyStore) {
+    let agent = id("/agent");
+    let made = store.upsert_attested_node(node("/agent", &["a:1"])).await.unwrap();
+    for _twice in 0..2 {
+        store.renew_node(&agent, "7", 2_000_000_700).await.unwrap();
+        let expected = AttestedNode {
+            new_serial_number: "7".into(),
+            new_expires_at: 2_000_000_700,
+            ..made.clone()
+        };
+        assert_eq!(store.fetch_node(&agent).await.unwrap(), Some(expected));
+    }
+    let nobody = store.renew_node(&id("/nobody"), "7", 2_000_000_700).await;
+    assert_eq!(nobody, Err(StoreError::not_found()));
+    let other_case = store.renew_node(&id("/Agent"), "8", 2_000_000_700).await;
+    assert_eq!(other_case, Err(StoreError::not_found()));
+    let start = store.snapshot().await.unwrap().revision;
+    let renewals: Vec<_> = (0..20)
+        .map(|number: u32| {
+            let store = AnyStore::clone(&store);
+            let id = if number % 2 == 0 { id("/agent") } else { id(&format!("/nobody/{number}")) };
+            tokio::spawn(async move {
+                (number, store.renew_node(&id, &number.to_string(), 2_000_000_900).await)
+            })
+        })
+        .collect();
+    for renewal in renewals {
+        let (number, renewed) = renewal.await.unwrap();
+        let expected = if number % 2 == 0 { Ok(()) } else { Err(StoreError::not_found()) };
+        assert_eq!(renewed, expected, "{number}");
+    }
+    assert_eq!(super::touched(&store, &start).await.1, ["/agent"]);
+    let renewed = store.fetch_node(&agent).await.unwrap().unwrap();
+    assert!(renewed.new_serial_number.parse::<u32>().unwrap() % 2 == 0);
+}
+
 pub async fn an_update_changes_only_what_it_names(store: AnyStore) {
     let agent = id("/agent");
     let made = store.upsert_attested_node(node("/agent", &["a:1"])).await.unwrap();

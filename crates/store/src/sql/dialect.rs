@@ -67,6 +67,25 @@ impl Dialect {
         }
     }
 
+    /// As [`Self::lock_rows`], of one of the tables that are joined.
+    pub(super) fn lock_rows_of(self, select: &mut SelectStatement, table: &'static str) {
+        match self {
+            // It locks nothing that may be missing.
+            Self::Postgres => {
+                select.lock_with_tables(LockType::Update, [table]);
+            }
+            // MariaDB has no words for a part of them.
+            Self::Sqlite { .. } | Self::MySql { .. } => {
+                self.lock_rows(select);
+            }
+        }
+    }
+
+    /// Whether a statement that changes rows can answer them.
+    pub(super) fn has_returning(self) -> bool {
+        !matches!(self, Self::MySql { .. })
+    }
+
     /// Keeps other servers' transactions of the same kind out until this one ends.
     ///
     /// What no unique index forbids (two similar entries) is forbidden by this. SPIRE takes no

@@ -14,6 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use tokio::sync::oneshot;
 
+use super::admit::{self, Admission, Admitted, Renewal};
 use super::create::{self, Made};
 use super::dialect::Dialect;
 use super::tx::Tx;
@@ -64,6 +65,10 @@ impl Drop for Lead<'_> {
 enum Job {
     /// Entries to be made, which go into the same statements as others'.
     Create(Create),
+    /// An attestation to be recorded, likewise.
+    Admit(One<Admission, Admitted>),
+    /// A renewal to be recorded, likewise; whether there is such an agent.
+    Renew(One<Renewal, bool>),
     Work(Box<dyn Work>),
 }
 
@@ -71,6 +76,20 @@ struct Create {
     new: Vec<NewEntry>,
     made: Vec<Made>,
     tell: oneshot::Sender<Vec<Made>>,
+}
+
+/// One of a kind that goes into statements with others.
+struct One<W, T> {
+    wanted: W,
+    done: Option<T>,
+    tell: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<W, T> One<W, T> {
+    fn answer(self, outcome: Result<(), StoreError>) {
+        // Who is gone needs no answer.
+        let _ = self.tell.send(outcome.and_then(|()| self.done.ok_or_else(closed)));
+    }
 }
 
 trait Work: Send {
@@ -114,6 +133,8 @@ impl Job {
     fn is_wanted(&self) -> bool {
         match self {
             Self::Create(create) => !create.tell.is_closed(),
+            Self::Admit(one) => !one.tell.is_closed(),
+            Self::Renew(one) => !one.tell.is_closed(),
             Self::Work(work) => work.is_wanted(),
         }
     }
@@ -121,7 +142,7 @@ impl Job {
     fn entries(&self) -> usize {
         match self {
             Self::Create(create) => create.new.len(),
-            Self::Work(_) => 0,
+            Self::Admit(_) | Self::Renew(_) | Self::Work(_) => 0,
         }
     }
 
@@ -131,6 +152,8 @@ impl Job {
                 let made = create.new.iter().map(|_| Err(error.clone())).collect();
                 let _ = create.tell.send(made);
             }
+            Self::Admit(one) => one.answer(Err(error.clone())),
+            Self::Renew(one) => one.answer(Err(error.clone())),
             Self::Work(work) => work.answer(Err(error.clone())),
         }
     }
@@ -170,6 +193,20 @@ impl SqlStore {
         let (tell, told) = oneshot::channel();
         self.enqueue(Job::Create(Create { new, made: Vec::new(), tell }));
         told.await.unwrap_or_else(|_| (0..count).map(|_| Err(closed())).collect())
+    }
+
+    /// Records an attestation in a transaction that others may share.
+    pub(super) async fn admit_together(&self, wanted: Admission) -> Result<Admitted, StoreError> {
+        let (tell, told) = oneshot::channel();
+        self.enqueue(Job::Admit(One { wanted, done: None, tell }));
+        told.await.unwrap_or_else(|_| Err(closed()))
+    }
+
+    /// Records a renewal in a transaction that others may share.
+    pub(super) async fn renew_together(&self, wanted: Renewal) -> Result<bool, StoreError> {
+        let (tell, told) = oneshot::channel();
+        self.enqueue(Job::Renew(One { wanted, done: None, tell }));
+        told.await.unwrap_or_else(|_| Err(closed()))
     }
 
     fn enqueue(&self, job: Job) {
@@ -267,18 +304,20 @@ impl SqlStore {
             Job::Create(Create { new, tell, .. }) => {
                 let _ = tell.send(self.create_alone(new).await);
             }
-            Job::Work(mut work) => {
-                let outcome = self.alone_in_one(&mut *work).await;
-                work.answer(outcome);
+            job => {
+                let mut jobs = [job];
+                let outcome = self.alone_in_one(&mut jobs).await;
+                let [job] = jobs;
+                answer(job, outcome, &Ok(()));
             }
         }
     }
 
-    async fn alone_in_one(&self, work: &mut dyn Work) -> Result<(), StoreError> {
+    async fn alone_in_one(&self, job: &mut [Job; 1]) -> Result<(), StoreError> {
         let mut attempts = Attempts::new(IfMade::Refuse);
         loop {
             let tx = self.write().await?;
-            let done = work.run(&tx).await;
+            let done = run_all(&tx, job).await.and_then(|outcomes| outcomes.into_iter().collect());
             let (done, retry) = self.finish(tx, done).await;
             if done.is_ok() || !attempts.go_on(retry).await {
                 return done;
@@ -353,11 +392,13 @@ async fn run_all(tx: &Tx, jobs: &mut [Job]) -> Result<Vec<Result<(), StoreError>
         .iter()
         .filter_map(|job| match job {
             Job::Create(create) => Some(create.new.iter().cloned()),
-            Job::Work(_) => None,
+            Job::Admit(_) | Job::Renew(_) | Job::Work(_) => None,
         })
         .flatten()
         .collect();
     let mut made = if all.is_empty() { Vec::new() } else { create::create_many(tx, all).await? };
+    admit_all(tx, jobs).await?;
+    renew_all(tx, jobs).await?;
     for job in jobs {
         outcomes.push(match job {
             Job::Create(create) => {
@@ -365,6 +406,7 @@ async fn run_all(tx: &Tx, jobs: &mut [Job]) -> Result<Vec<Result<(), StoreError>
                 create.made = std::mem::replace(&mut made, rest);
                 Ok(())
             }
+            Job::Admit(_) | Job::Renew(_) => Ok(()),
             Job::Work(work) => {
                 let before = tx.progress();
                 match work.run(tx).await {
@@ -377,6 +419,28 @@ async fn run_all(tx: &Tx, jobs: &mut [Job]) -> Result<Vec<Result<(), StoreError>
     Ok(outcomes)
 }
 
+async fn admit_all(tx: &Tx, jobs: &mut [Job]) -> Result<(), StoreError> {
+    let all: Vec<&mut One<_, _>> = jobs
+        .iter_mut()
+        .filter_map(|job| if let Job::Admit(one) = job { Some(one) } else { None })
+        .collect();
+    let wanted = all.iter().map(|one| one.wanted.clone()).collect();
+    let admitted = admit::admit_many(tx, wanted).await?;
+    all.into_iter().zip(admitted).for_each(|(one, admitted)| one.done = Some(admitted));
+    Ok(())
+}
+
+async fn renew_all(tx: &Tx, jobs: &mut [Job]) -> Result<(), StoreError> {
+    let all: Vec<&mut One<_, _>> = jobs
+        .iter_mut()
+        .filter_map(|job| if let Job::Renew(one) = job { Some(one) } else { None })
+        .collect();
+    let wanted: Vec<Renewal> = all.iter().map(|one| one.wanted.clone()).collect();
+    let renewed = admit::renew_many(tx, &wanted).await?;
+    all.into_iter().zip(renewed).for_each(|(one, renewed)| one.done = Some(renewed));
+    Ok(())
+}
+
 fn answer(job: Job, outcome: Result<(), StoreError>, committed: &Result<(), StoreError>) {
     match job {
         Job::Create(Create { made, tell, .. }) => {
@@ -386,6 +450,8 @@ fn answer(job: Job, outcome: Result<(), StoreError>, committed: &Result<(), Stor
             });
             let _ = tell.send(told.collect());
         }
+        Job::Admit(one) => one.answer(outcome.and(committed.clone())),
+        Job::Renew(one) => one.answer(outcome.and(committed.clone())),
         Job::Work(work) => work.answer(outcome.and(committed.clone())),
     }
 }

@@ -3,11 +3,12 @@
 use std::time::SystemTime;
 
 use sea_orm::sea_query::{Expr, ExprTrait, Query};
+use steeple_spiffe::SpiffeId;
 
 use super::tx::Tx;
-use super::{JOIN_TOKENS, create, nodes, timestamp};
-use crate::error::{JoinTokenError, StoreError};
-use crate::model::{AttestedNode, JoinToken, NewEntry};
+use super::{JOIN_TOKENS, NODES, SqlStore, create, timestamp};
+use crate::error::StoreError;
+use crate::model::{JoinAttempt, JoinToken, NewEntry};
 
 pub(super) async fn create(
     tx: &Tx,
@@ -54,26 +55,25 @@ pub(super) async fn prune(tx: &Tx, expired_before: SystemTime) -> Result<u64, St
     tx.execute(&delete).await
 }
 
-/// Takes the token and records the attestation, or refuses and takes the token all the same
-/// (NL-04). The inner error is for the caller; the transaction is to be committed with it.
-pub(super) async fn attest(
-    tx: &Tx,
-    node: AttestedNode,
+/// A join token and what stands in the way of the agent that it would make.
+pub(super) async fn look_with_agent(
+    store: &SqlStore,
     token: &str,
-    now: SystemTime,
-) -> Result<Result<AttestedNode, JoinTokenError>, StoreError> {
-    let Some(found) = fetch(tx, token).await? else {
-        return Ok(Err(JoinTokenError::Unknown));
-    };
-    match delete(tx, token).await {
-        Ok(()) => {}
-        // On a database where reading does not lock, somebody was faster.
-        Err(StoreError::NotFound(_)) => return Ok(Err(JoinTokenError::Unknown)),
-        Err(error) => return Err(error),
-    }
-    // The expiry is a whole second, and SPIRE compares it with the exact time.
-    if timestamp::Nanos::from_seconds(found.expires_at) < timestamp::Nanos::from(now) {
-        return Ok(Err(JoinTokenError::Expired));
-    }
-    Ok(nodes::upsert(tx, node).await?.ok_or(JoinTokenError::Banned))
+    agent: &SpiffeId,
+) -> Result<Option<JoinAttempt>, StoreError> {
+    let is = |column, text: &str| store.dialect.is_one_of(column, std::iter::once(text));
+    let mut select = Query::select();
+    select
+        .column("expiry")
+        .columns([(NODES, "id"), (NODES, "serial_number")])
+        .from(JOIN_TOKENS)
+        .left_join(NODES, is((NODES, "spiffe_id"), agent.as_str()))
+        .and_where(is((JOIN_TOKENS, "token"), token));
+    let rows = store.look(&select).await?;
+    let Some(row) = rows.first() else { return Ok(None) };
+    let has_agent = row.get_or_default::<i64>(1)? != 0;
+    Ok(Some(JoinAttempt {
+        token: JoinToken { token: token.into(), expires_at: row.get_or_default(0)? },
+        is_banned: has_agent && row.get_or_default::<String>(2)?.is_empty(),
+    }))
 }

@@ -13,6 +13,7 @@ use steeple_runtime::Backoff;
 
 use super::dialect::Dialect;
 use super::iam::{Login, Token};
+use super::look::Looks;
 use crate::config::{Now, StoreConfig};
 use crate::error::StoreError;
 
@@ -36,6 +37,8 @@ pub(super) struct Source {
     pub(super) name: &'static str,
     pub(super) connection: DatabaseConnection,
     pub(super) link: Link,
+    /// On SQLite, connections for reads of one statement.
+    pub(super) looks: Option<Looks>,
     gate: Mutex<Gate>,
     /// Held by who finds out why a connection is long in coming.
     asking: tokio::sync::Mutex<()>,
@@ -80,7 +83,13 @@ enum Entry {
 impl Source {
     pub(super) fn new(name: &'static str, connection: DatabaseConnection, link: Link) -> Self {
         let (gate, asking) = (Mutex::new(Gate::Open), tokio::sync::Mutex::new(()));
-        Self { name, connection, link, gate, asking }
+        Self { name, connection, link, looks: None, gate, asking }
+    }
+
+    /// With connections of their own for reads of one statement.
+    pub(super) fn with_looks(mut self, looks: Looks) -> Self {
+        self.looks = Some(looks);
+        self
     }
 
     /// Lets a call through, or tells at once that there is no use.
@@ -191,6 +200,9 @@ impl Source {
     }
 
     pub(super) async fn close(&self) {
+        if let Some(looks) = &self.looks {
+            looks.close();
+        }
         // SQLite folds the write-ahead log back into the file when the last connection closes.
         if let Err(error) = self.connection.close_by_ref().await {
             tracing::warn!(subsystem_name = "sql", %error, "Closing the database failed");

@@ -2,13 +2,13 @@
 
 use std::collections::HashMap;
 
-use sea_orm::sea_query::{Cond, Condition, Expr, ExprTrait, Query, SelectStatement};
+use sea_orm::sea_query::{Condition, Expr, ExprTrait, Query, SelectStatement};
 use steeple_spiffe::{Selector, SpiffeId};
 
 use super::dialect::Dialect;
 use super::timestamp::Nanos;
 use super::tx::{Row, Tx};
-use super::{IN_LIST, NODE_SELECTORS, NODES, pages};
+use super::{IN_LIST, NODE_SELECTORS, NODES, SqlStore, pages};
 use crate::error::{StoreError, excerpt};
 use crate::model::{AttestedNode, Page};
 
@@ -49,8 +49,52 @@ pub(super) async fn find(
 
 /// The agent with an id.
 pub(super) async fn find_by_id(tx: &Tx, id: &SpiffeId) -> Result<Option<StoredNode>, StoreError> {
-    let found = find(tx, Cond::all().add(tx.dialect.is("spiffe_id", id.as_str())), None).await?;
-    Ok(found.nodes.into_iter().next())
+    let mut select = select_with_selectors(tx.dialect, id);
+    tx.lock_rows_of(&mut select, NODES);
+    read_with_selectors(&tx.all(&select).await?)
+}
+
+/// The agent with an id, in a statement of its own.
+pub(super) async fn look(
+    store: &SqlStore,
+    id: &SpiffeId,
+) -> Result<Option<AttestedNode>, StoreError> {
+    let rows = store.look(&select_with_selectors(store.dialect, id)).await?;
+    Ok(read_with_selectors(&rows)?.map(|stored| stored.node))
+}
+
+/// A row for each selector of the agent, and one if it has none.
+fn select_with_selectors(dialect: Dialect, id: &SpiffeId) -> SelectStatement {
+    let owner = |table| Expr::col((table, "spiffe_id"));
+    let mut select = Query::select();
+    select
+        .columns([(NODES, "id"), (NODES, "spiffe_id")])
+        .columns(["data_type", "serial_number"])
+        .expr(dialect.select_timestamp("expires_at"))
+        .column("new_serial_number")
+        .expr(dialect.select_timestamp("new_expires_at"))
+        .columns(["can_reattest", "agent_version"])
+        .columns([(NODE_SELECTORS, "spiffe_id"), (NODE_SELECTORS, "type")])
+        .column((NODE_SELECTORS, "value"))
+        .from(NODES)
+        .left_join(NODE_SELECTORS, owner(NODE_SELECTORS).equals((NODES, "spiffe_id")))
+        .and_where(dialect.is_one_of((NODES, "spiffe_id"), std::iter::once(id.as_str())));
+    select
+}
+
+fn read_with_selectors(rows: &[Row]) -> Result<Option<StoredNode>, StoreError> {
+    let (mut page, _) = read_rows(&rows[..rows.len().min(1)])?;
+    let Some(mut stored) = page.nodes.pop() else { return Ok(None) };
+    for row in rows {
+        // MySQL joins what differs in case, too.
+        if row.get_or_default::<String>(9)? == stored.node.spiffe_id.as_str() {
+            let (kind, value): (String, String) =
+                (row.get_or_default(10)?, row.get_or_default(11)?);
+            stored.node.selectors.push(Selector::new(&kind, &value));
+        }
+    }
+    sort_selectors(std::slice::from_mut(&mut stored));
+    Ok(Some(stored))
 }
 
 /// All agents, in the order of creation.
@@ -116,37 +160,43 @@ fn read_rows(rows: &[Row]) -> Result<(NodePage, Places), StoreError> {
     for row in rows {
         let row_id: i64 = row.get(0)?;
         page.last_id = Some(row_id);
-        match read_node(row) {
-            Ok(node) => {
-                places.insert(node.spiffe_id.as_str().to_owned(), page.nodes.len());
-                page.nodes.push(StoredNode { row_id, node });
-            }
-            Err(error) => tracing::warn!(
-                subsystem_name = "sql",
-                row = row_id,
-                error = %error,
-                "Skipping a malformed agent"
-            ),
+        if let Some(node) = read_or_skip(row, 0) {
+            places.insert(node.spiffe_id.as_str().to_owned(), page.nodes.len());
+            page.nodes.push(StoredNode { row_id, node });
         }
     }
     Ok((page, places))
 }
 
-fn read_node(row: &Row) -> Result<AttestedNode, StoreError> {
-    let text: String = row.get_or_default(1)?;
+/// The agent of a row whose columns begin with `first`, as they are selected here.
+pub(super) fn read_or_skip(row: &Row, first: usize) -> Option<AttestedNode> {
+    let read = read_node(row, first);
+    let skipped = |error: &StoreError| {
+        tracing::warn!(
+            subsystem_name = "sql",
+            row = row.get_or_default::<i64>(first).unwrap_or_default(),
+            %error,
+            "Skipping a malformed agent"
+        );
+    };
+    read.inspect_err(skipped).ok()
+}
+
+fn read_node(row: &Row, first: usize) -> Result<AttestedNode, StoreError> {
+    let text: String = row.get_or_default(first + 1)?;
     let spiffe_id = SpiffeId::parse(&text)
         .map_err(|error| StoreError::sql(&format!("\"{}\": {error}", excerpt(&text))))?;
     let seconds = |at: Option<Nanos>| at.map(Nanos::seconds).unwrap_or(0);
     Ok(AttestedNode {
         spiffe_id,
-        attestation_type: row.get_or_default(2)?,
-        serial_number: row.get_or_default(3)?,
-        expires_at: seconds(row.timestamp(4)?),
-        new_serial_number: row.get_or_default(5)?,
-        new_expires_at: seconds(row.timestamp(6)?),
-        can_reattest: row.get_or_default(7)?,
+        attestation_type: row.get_or_default(first + 2)?,
+        serial_number: row.get_or_default(first + 3)?,
+        expires_at: seconds(row.timestamp(first + 4)?),
+        new_serial_number: row.get_or_default(first + 5)?,
+        new_expires_at: seconds(row.timestamp(first + 6)?),
+        can_reattest: row.get_or_default(first + 7)?,
         selectors: Vec::new(),
-        agent_version: row.get_or_default(8)?,
+        agent_version: row.get_or_default(first + 8)?,
     })
 }
 

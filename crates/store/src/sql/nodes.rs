@@ -2,77 +2,48 @@
 
 use std::time::SystemTime;
 
-use sea_orm::sea_query::{Cond, Expr, ExprTrait, Query, UpdateStatement};
+use sea_orm::sea_query::{
+    Cond, DeleteStatement, Expr, ExprTrait, InsertStatement, Query, UpdateStatement,
+};
 use steeple_spiffe::{Selector, SpiffeId};
 
+use super::admit::Renewal;
 use super::node_rows::{self, StoredNode};
 use super::tx::Tx;
-use super::{NODE_SELECTORS, NODES, create, entries, entry_rows, filters, pages, timestamp};
+use super::{NODE_SELECTORS, NODES, entries, entry_rows, filters, pages, timestamp};
 use crate::error::StoreError;
 use crate::model::{AttestedNode, NodeFilter, NodeUpdate, Page};
 
 /// Agents are evicted in batches of this size when the caller names none.
 const DEFAULT_PRUNE_BATCH: usize = 1000;
 
-/// Answers `None` if the agent is banned, and then changes nothing.
-pub(super) async fn upsert(
-    tx: &Tx,
-    mut node: AttestedNode,
-) -> Result<Option<AttestedNode>, StoreError> {
-    node.selectors.sort_unstable();
-    node.selectors.dedup();
-    if let Some(stored) = node_rows::find_by_id(tx, &node.spiffe_id).await? {
-        if stored.node.is_banned() {
-            return Ok(None);
-        }
-        let update = NodeUpdate {
-            serial_number: Some(node.serial_number.clone()),
-            expires_at: Some(node.expires_at),
-            new_serial_number: Some(String::new()),
-            new_expires_at: Some(0),
-            can_reattest: Some(node.can_reattest),
-            agent_version: None,
-        };
-        node =
-            AttestedNode { selectors: node.selectors, ..write_update(tx, stored, update).await? };
-    } else {
-        insert_row(tx, &node).await?;
-    }
-    replace_selectors(tx, &node.spiffe_id, &node.selectors).await?;
-    tx.node_event(node.spiffe_id.as_str());
-    Ok(Some(node))
-}
-
-/// Makes the row of an agent that has none. Where reading does not lock what is not there, the
-/// unique index decides between two that found nothing; who was second looks again.
-pub(super) async fn insert(tx: &Tx, mut node: AttestedNode) -> Result<AttestedNode, StoreError> {
-    node.selectors.sort_unstable();
-    node.selectors.dedup();
-    match node_rows::find_by_id(tx, &node.spiffe_id).await? {
-        Some(stored) if stored.node.is_banned() => {
-            return Err(StoreError::Precondition("agent is banned".into()));
-        }
-        Some(_) => return Err(StoreError::AlreadyExists("agent has attested".into())),
-        None => {}
-    }
-    insert_row(tx, &node).await?;
-    replace_selectors(tx, &node.spiffe_id, &node.selectors).await?;
-    tx.node_event(node.spiffe_id.as_str());
-    Ok(node)
-}
-
-async fn insert_row(tx: &Tx, node: &AttestedNode) -> Result<(), StoreError> {
-    let columns = [
-        ("spiffe_id", node.spiffe_id.as_str().into()),
-        ("data_type", node.attestation_type.as_str().into()),
-        ("serial_number", node.serial_number.as_str().into()),
-        ("expires_at", tx.dialect.timestamp_seconds(node.expires_at)),
-        ("new_serial_number", node.new_serial_number.as_str().into()),
-        ("new_expires_at", nullable_seconds(tx, node.new_expires_at)),
-        ("can_reattest", node.can_reattest.into()),
-        ("agent_version", node.agent_version.as_str().into()),
+/// The rows of agents that have none.
+pub(super) fn rows(tx: &Tx, nodes: &[AttestedNode]) -> InsertStatement {
+    const COLUMNS: [&str; 8] = [
+        "spiffe_id",
+        "data_type",
+        "serial_number",
+        "expires_at",
+        "new_serial_number",
+        "new_expires_at",
+        "can_reattest",
+        "agent_version",
     ];
-    tx.insert(NODES, &columns).await.map(drop)
+    let mut insert = tx.insert_into(NODES, COLUMNS.into_iter());
+    for node in nodes {
+        let row = [
+            node.spiffe_id.as_str().into(),
+            node.attestation_type.as_str().into(),
+            node.serial_number.as_str().into(),
+            tx.dialect.timestamp_seconds(node.expires_at),
+            node.new_serial_number.as_str().into(),
+            nullable_seconds(tx, node.new_expires_at),
+            node.can_reattest.into(),
+            node.agent_version.as_str().into(),
+        ];
+        tx.add_row(&mut insert, row);
+    }
+    insert
 }
 
 /// A time that is not known is NULL, not the epoch.
@@ -80,25 +51,25 @@ fn nullable_seconds(tx: &Tx, seconds: i64) -> Expr {
     if seconds == 0 { tx.dialect.no_timestamp() } else { tx.dialect.timestamp_seconds(seconds) }
 }
 
-async fn replace_selectors(
-    tx: &Tx,
-    id: &SpiffeId,
-    selectors: &[Selector],
-) -> Result<(), StoreError> {
-    delete_selectors(tx, id).await?;
-    if selectors.is_empty() {
-        return Ok(());
+/// The rows of selectors of agents.
+pub(super) fn selector_rows(tx: &Tx, selectors: &[(&SpiffeId, &Selector)]) -> InsertStatement {
+    let mut insert = tx.insert_into(NODE_SELECTORS, ["spiffe_id", "type", "value"].into_iter());
+    for (id, selector) in selectors {
+        let row = [id.as_str().into(), (&*selector.kind).into(), (&*selector.value).into()];
+        tx.add_row(&mut insert, row);
     }
-    let columns = ["spiffe_id", "type", "value"];
-    let inserts = create::pieces(selectors, tx.dialect).map(|selectors| {
-        let mut insert = tx.insert_into(NODE_SELECTORS, columns.into_iter());
-        for selector in selectors {
-            let row = [id.as_str().into(), (&*selector.kind).into(), (&*selector.value).into()];
-            tx.add_row(&mut insert, row);
-        }
-        insert
-    });
-    tx.insert_together(inserts.collect()).await
+    insert
+}
+
+/// Deletes all selectors of agents: also those that an attestation that was cut short in SPIRE
+/// has left without an agent.
+pub(super) fn delete_selectors_of(tx: &Tx, nodes: &[&AttestedNode]) -> DeleteStatement {
+    let ids = nodes.iter().map(|node| node.spiffe_id.as_str());
+    let mut delete = Query::delete();
+    delete
+        .from_table(NODE_SELECTORS)
+        .and_where(tx.dialect.is_one_of((NODE_SELECTORS, "spiffe_id"), ids));
+    delete
 }
 
 async fn delete_selectors(tx: &Tx, id: &SpiffeId) -> Result<(), StoreError> {
@@ -150,45 +121,58 @@ async fn write_update(
     StoredNode { row_id, mut node }: StoredNode,
     update: NodeUpdate,
 ) -> Result<AttestedNode, StoreError> {
-    let mut statement = Query::update();
-    statement
-        .table(NODES)
-        .and_where(Expr::col("id").eq(row_id))
-        .value("updated_at", tx.dialect.timestamp(tx.now));
-    if let Some(expires_at) = update.expires_at {
-        statement.value("expires_at", tx.dialect.timestamp_seconds(expires_at));
-        node.expires_at = expires_at;
-    }
-    if let Some(new_expires_at) = update.new_expires_at {
-        statement.value("new_expires_at", nullable_seconds(tx, new_expires_at));
-        node.new_expires_at = new_expires_at;
-    }
-    if let Some(can_reattest) = update.can_reattest {
-        statement.value("can_reattest", can_reattest);
-        node.can_reattest = can_reattest;
-    }
-    set_text(&mut statement, "serial_number", update.serial_number, &mut node.serial_number);
-    set_text(
-        &mut statement,
-        "new_serial_number",
-        update.new_serial_number,
-        &mut node.new_serial_number,
-    );
-    set_text(&mut statement, "agent_version", update.agent_version, &mut node.agent_version);
-    tx.execute(&statement).await?;
+    tx.execute(&update_of(tx, row_id, &update)).await?;
+    let NodeUpdate { serial_number, expires_at, .. } = update;
+    node.serial_number = serial_number.unwrap_or(node.serial_number);
+    node.expires_at = expires_at.unwrap_or(node.expires_at);
+    node.new_serial_number = update.new_serial_number.unwrap_or(node.new_serial_number);
+    node.new_expires_at = update.new_expires_at.unwrap_or(node.new_expires_at);
+    node.can_reattest = update.can_reattest.unwrap_or(node.can_reattest);
+    node.agent_version = update.agent_version.unwrap_or(node.agent_version);
     Ok(node)
 }
 
-fn set_text(
-    statement: &mut UpdateStatement,
-    column: &'static str,
-    value: Option<String>,
-    field: &mut String,
-) {
-    if let Some(value) = value {
-        statement.value(column, value.as_str());
-        *field = value;
+/// A change to the row of an agent.
+pub(super) fn update_of(tx: &Tx, row_id: i64, update: &NodeUpdate) -> UpdateStatement {
+    let mut statement = change(tx, update);
+    statement.and_where(Expr::col("id").eq(row_id));
+    statement
+}
+
+/// The next serial number of an agent, whose row may be there or not.
+pub(super) fn renewal_of(tx: &Tx, renewal: &Renewal) -> UpdateStatement {
+    let update = NodeUpdate {
+        new_serial_number: Some(renewal.serial_number.clone()),
+        new_expires_at: Some(renewal.expires_at),
+        ..NodeUpdate::default()
+    };
+    let mut statement = change(tx, &update);
+    statement.and_where(tx.dialect.is("spiffe_id", renewal.agent.as_str()));
+    statement
+}
+
+fn change(tx: &Tx, update: &NodeUpdate) -> UpdateStatement {
+    let mut statement = Query::update();
+    statement.table(NODES).value("updated_at", tx.dialect.timestamp(tx.now));
+    if let Some(expires_at) = update.expires_at {
+        statement.value("expires_at", tx.dialect.timestamp_seconds(expires_at));
     }
+    if let Some(new_expires_at) = update.new_expires_at {
+        statement.value("new_expires_at", nullable_seconds(tx, new_expires_at));
+    }
+    if let Some(can_reattest) = update.can_reattest {
+        statement.value("can_reattest", can_reattest);
+    }
+    for (column, text) in [
+        ("serial_number", &update.serial_number),
+        ("new_serial_number", &update.new_serial_number),
+        ("agent_version", &update.agent_version),
+    ] {
+        if let Some(text) = text {
+            statement.value(column, text.as_str());
+        }
+    }
+    statement
 }
 
 pub(super) async fn delete(tx: &Tx, id: &SpiffeId) -> Result<AttestedNode, StoreError> {

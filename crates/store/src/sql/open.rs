@@ -1,5 +1,6 @@
 //! Opening a database: connections, settings, schema.
 
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -16,6 +17,7 @@ use super::group::Group;
 use super::iam::Login;
 use super::link::{self, Link, Source};
 use super::listen::{self, Ear};
+use super::look::Looks;
 use super::mark::WalIndex;
 use super::migrate::migrate;
 use super::mysql_dsn::{self, MySqlDsn};
@@ -64,6 +66,7 @@ impl SqlStore {
             busy_deadline: config.busy_deadline,
             wal_index: opened.wal_index,
             group: Group::default(),
+            only_agents: AtomicBool::new(false),
             wake: watch::Sender::new(0),
             wake_bundles: watch::Sender::new(0),
             created: false,
@@ -159,8 +162,8 @@ async fn open_sqlite(config: &StoreConfig) -> Result<Opened, StoreError> {
         None
     } else {
         let options = options.pragma("query_only", "ON");
-        let readers = connect(READERS, options, config.busy_deadline).await;
-        Some(readers.map_err(|error| dialect.driver_error(&error))?)
+        let readers = connect(READERS, options.clone(), config.busy_deadline).await;
+        Some((readers.map_err(|error| dialect.driver_error(&error))?, Looks::new(options)))
     };
     let replica = match &config.ro_connection_string {
         None => None,
@@ -176,7 +179,9 @@ async fn open_sqlite(config: &StoreConfig) -> Result<Opened, StoreError> {
         dialect,
         wal_index: uses_wal.then(|| WalIndex::open(&path)).flatten(),
         writer: Source::new("primary", writer, Link::Sqlite),
-        readers: readers.map(|readers| Source::new("primary", readers, Link::Sqlite)),
+        readers: readers.map(|(readers, looks)| {
+            Source::new("primary", readers, Link::Sqlite).with_looks(looks)
+        }),
         replica: replica.map(|replica| Source::new("read-only", replica, Link::Sqlite)),
     })
 }

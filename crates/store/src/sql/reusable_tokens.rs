@@ -9,9 +9,10 @@ use sea_orm::ConnectionTrait;
 use sea_orm::sea_query::{Expr, ExprTrait, Query, SelectStatement};
 use steeple_spiffe::Selector;
 
+use super::admit::{Admission, By, admit_one};
 use super::dialect::Dialect;
 use super::tx::{Row, Tx};
-use super::{node_rows, nodes, pages, schema, timestamp};
+use super::{node_rows, pages, schema, timestamp};
 use crate::error::{JoinTokenError, StoreError};
 use crate::model::{AttestedNode, Page, ReusableToken, TokenBearer};
 
@@ -210,7 +211,8 @@ pub(super) async fn attest(
             return Ok(Err(JoinTokenError::UsedUp));
         }
     }
-    Ok(nodes::upsert(tx, node).await?.ok_or(JoinTokenError::Banned))
+    let admitted = admit_one(tx, Admission { node, by: By::Evidence }).await?;
+    Ok(admitted.map_err(|_banned| JoinTokenError::Banned))
 }
 
 async fn has_joined(tx: &Tx, bearer: TokenBearer<'_>) -> Result<bool, StoreError> {

@@ -1,5 +1,6 @@
 //! The trait over the modules beside this one: begin, do, finish. Nothing else happens here.
 
+use std::sync::atomic::Ordering;
 use std::time::SystemTime;
 
 use async_trait::async_trait;
@@ -7,6 +8,7 @@ use steeple_pki::{Bundle, JwtAuthority};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::{mpsc, watch};
 
+use super::admit::{self, Admission, Admitted, By, Refused, Renewal};
 use super::group::is_final;
 use super::mark::WalIndex;
 use super::tx::Tx;
@@ -18,8 +20,8 @@ use crate::error::{JoinTokenError, StoreError};
 use crate::feed::{Mark, Revision, Since, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
-    FederationRelationship, FederationUpdate, JoinToken, NewEntry, NodeFilter, NodeUpdate, Page,
-    ReusableToken, TokenBearer,
+    FederationRelationship, FederationUpdate, JoinAttempt, JoinToken, NewEntry, NodeFilter,
+    NodeUpdate, Page, ReusableToken, TokenBearer,
 };
 use crate::store::Store;
 
@@ -113,7 +115,7 @@ impl Store for SqlStore {
     }
 
     async fn fetch_node(&self, id: &SpiffeId) -> Result<Option<AttestedNode>, StoreError> {
-        read!(self, tx => fetch_node(&tx, id))
+        node_rows::look(self, id).await
     }
 
     async fn list_nodes(
@@ -177,6 +179,13 @@ impl Store for SqlStore {
     }
 
     async fn changes_since(&self, after: &Revision) -> Result<Since, StoreError> {
+        // What happened last is likely to happen next.
+        if self.only_agents.load(Ordering::Relaxed) && self.looks() && self.replica.is_none() {
+            if let Some(since) = feed::look(self, after).await? {
+                return Ok(since);
+            }
+            self.only_agents.store(false, Ordering::Relaxed);
+        }
         let mut since = self
             .within(async {
                 let (tx, from) = self.read_stale().await?;
@@ -185,6 +194,9 @@ impl Store for SqlStore {
             })
             .await?;
         if let Since::Changes(changes) = &mut since {
+            if !changes.is_empty() {
+                self.only_agents.store(changes.entries.is_empty(), Ordering::Relaxed);
+            }
             self.shorten(&mut changes.revision).await;
         }
         Ok(since)
@@ -274,11 +286,11 @@ impl Store for SqlStore {
     }
 
     async fn upsert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError> {
-        share!(self, IfMade::LookAgain, [node], tx => upsert_node(tx, node.clone()))
+        self.admit(node, By::Evidence).await?.map_err(refused)
     }
 
     async fn insert_attested_node(&self, node: AttestedNode) -> Result<AttestedNode, StoreError> {
-        share!(self, IfMade::LookAgain, [node], tx => nodes::insert(tx, node.clone()))
+        self.admit(node, By::FirstEvidence).await?.map_err(refused)
     }
 
     async fn update_node(
@@ -287,6 +299,21 @@ impl Store for SqlStore {
         update: NodeUpdate,
     ) -> Result<AttestedNode, StoreError> {
         share!(self, IfMade::Refuse, [id, update], tx => nodes::update(tx, id, update.clone()))
+    }
+
+    async fn renew_node(
+        &self,
+        id: &SpiffeId,
+        serial_number: &str,
+        expires_at: i64,
+    ) -> Result<(), StoreError> {
+        let (agent, serial_number) = (id.clone(), serial_number.to_owned());
+        let renewal = Renewal { agent, serial_number, expires_at };
+        let renewed = match self.groups() {
+            true => self.renew_together(renewal).await?,
+            false => change!(self, tx => admit::renew_one(&tx, &renewal))?,
+        };
+        if renewed { Ok(()) } else { Err(StoreError::not_found()) }
     }
 
     async fn promote_node_serial(
@@ -316,6 +343,14 @@ impl Store for SqlStore {
         alias: Option<NewEntry>,
     ) -> Result<(), StoreError> {
         share!(self, IfMade::Refuse, [token, alias], tx => join_tokens::create(tx, token.clone(), alias.clone()))
+    }
+
+    async fn fetch_join_attempt(
+        &self,
+        token: &str,
+        agent: &SpiffeId,
+    ) -> Result<Option<JoinAttempt>, StoreError> {
+        join_tokens::look_with_agent(self, token, agent).await
     }
 
     async fn delete_join_token(&self, token: &str) -> Result<(), StoreError> {
@@ -460,8 +495,12 @@ impl Store for SqlStore {
         token: &str,
         now: SystemTime,
     ) -> Result<AttestedNode, JoinTokenError> {
-        // A refusal is committed too: the token is spent.
-        share!(self, IfMade::LookAgain, [node, token], tx => join_tokens::attest(tx, node.clone(), token, now))?
+        let by = By::Token { token: token.to_owned(), now };
+        self.admit(node, by).await?.map_err(|refused| match refused {
+            Refused::UnknownToken => JoinTokenError::Unknown,
+            Refused::ExpiredToken => JoinTokenError::Expired,
+            Refused::Banned | Refused::Attested => JoinTokenError::Banned,
+        })
     }
 
     async fn ban_node(&self, id: &SpiffeId) -> Result<AttestedNode, StoreError> {
@@ -510,11 +549,23 @@ async fn fetch_entry(tx: &Tx, entry_id: &str) -> Result<Option<Entry>, StoreErro
     Ok(entry_rows::find_by_entry_id(tx, entry_id).await?.map(|stored| stored.entry))
 }
 
-async fn fetch_node(tx: &Tx, id: &SpiffeId) -> Result<Option<AttestedNode>, StoreError> {
-    Ok(node_rows::find_by_id(tx, id).await?.map(|stored| stored.node))
+impl SqlStore {
+    /// Records an attestation. A refusal is committed, too: a token is spent.
+    async fn admit(&self, node: AttestedNode, by: By) -> Result<Admitted, StoreError> {
+        let admission = Admission { node, by };
+        match self.groups() {
+            true => self.admit_together(admission).await,
+            false => change!(self, again, tx => admit::admit_one(&tx, admission.clone())),
+        }
+    }
 }
 
-async fn upsert_node(tx: &Tx, node: AttestedNode) -> Result<AttestedNode, StoreError> {
-    let upserted = nodes::upsert(tx, node).await?;
-    upserted.ok_or_else(|| StoreError::Precondition("agent is banned".into()))
+/// Why evidence is refused; it has nothing to do with tokens.
+fn refused(refused: Refused) -> StoreError {
+    match refused {
+        Refused::Attested => StoreError::AlreadyExists("agent has attested".into()),
+        Refused::Banned | Refused::UnknownToken | Refused::ExpiredToken => {
+            StoreError::Precondition("agent is banned".into())
+        }
+    }
 }

@@ -73,6 +73,13 @@ impl Tx {
         }
     }
 
+    /// As [`Self::lock_rows`], of one of the tables that are joined.
+    pub(super) fn lock_rows_of(&self, select: &mut SelectStatement, table: &'static str) {
+        if self.writes {
+            self.dialect.lock_rows_of(select, table);
+        }
+    }
+
     pub(super) async fn all<S: StatementBuilder>(
         &self,
         select: &S,
@@ -87,15 +94,31 @@ impl Tx {
         &self,
         selects: &[SelectStatement],
     ) -> Result<Vec<Row>, StoreError> {
-        let backend = self.inner.get_database_backend();
-        let built = selects.iter().map(|it| StatementBuilder::build(it, &backend));
+        self.rows_together(selects.iter().map(|it| self.built(it)).collect()).await
+    }
+
+    /// The rows that several statements answer, likewise.
+    pub(super) async fn rows_together(
+        &self,
+        statements: Vec<Statement>,
+    ) -> Result<Vec<Row>, StoreError> {
         let mut all = Vec::new();
-        for statement in self.joined(built.collect()) {
+        for statement in self.joined(statements) {
             let rows = self.inner.query_all_raw(statement).await;
             let rows = rows.map_err(|error| self.error(&error))?;
             all.extend(rows.into_iter().map(|inner| Row { inner, dialect: self.dialect }));
         }
         Ok(all)
+    }
+
+    /// A statement as the database takes it.
+    pub(super) fn built<S: StatementBuilder>(&self, statement: &S) -> Statement {
+        StatementBuilder::build(statement, &self.inner.get_database_backend())
+    }
+
+    /// Notes that something was, or may have been, changed.
+    pub(super) fn changed(&self) {
+        self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
     pub(super) async fn one<S: StatementBuilder>(
@@ -111,7 +134,7 @@ impl Tx {
         &self,
         statement: &S,
     ) -> Result<u64, StoreError> {
-        self.changes.fetch_add(1, Ordering::Relaxed);
+        self.changed();
         let done = self.inner.execute(statement).await.map_err(|error| self.error(&error))?;
         Ok(done.rows_affected())
     }
@@ -130,9 +153,7 @@ impl Tx {
         &self,
         inserts: Vec<InsertStatement>,
     ) -> Result<(), StoreError> {
-        let backend = self.inner.get_database_backend();
-        self.run_together(inserts.iter().map(|it| StatementBuilder::build(it, &backend)).collect())
-            .await
+        self.run_together(inserts.iter().map(|it| self.built(it)).collect()).await
     }
 
     /// Runs several deletions, likewise.
@@ -140,12 +161,12 @@ impl Tx {
         &self,
         deletes: &[DeleteStatement],
     ) -> Result<(), StoreError> {
-        let backend = self.inner.get_database_backend();
-        self.run_together(deletes.iter().map(|it| StatementBuilder::build(it, &backend)).collect())
-            .await
+        self.run_together(deletes.iter().map(|it| self.built(it)).collect()).await
     }
 
-    async fn run_together(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+    /// Runs several statements, likewise.
+    pub(super) async fn run_together(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        self.changed();
         self.changes.fetch_add(statements.len(), Ordering::Relaxed);
         for statement in self.joined(statements) {
             self.inner.execute_raw(statement).await.map_err(|error| self.error(&error))?;
@@ -355,6 +376,10 @@ impl Value for Option<i64> {
 }
 
 impl Row {
+    pub(super) fn new(inner: QueryResult, dialect: Dialect) -> Self {
+        Self { inner, dialect }
+    }
+
     /// A column in which NULL is an error.
     pub(super) fn get<T>(&self, column: usize) -> Result<T, StoreError>
     where
