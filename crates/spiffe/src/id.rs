@@ -29,29 +29,7 @@ impl SpiffeId {
     /// # Errors
     /// The first rule that the text breaks, reading from the left; the length rules come last.
     pub fn parse(text: &str) -> Result<Self, IdError> {
-        if text.is_empty() {
-            return Err(IdError::Empty);
-        }
-        let Some(rest) = text.strip_prefix(SCHEME_PREFIX) else {
-            return Err(IdError::WrongScheme);
-        };
-        // Much longer than the limit: no need to look at every byte of it.
-        if text.len() > 2 * MAX_ID_LEN {
-            return Err(IdError::TooLong);
-        }
-        let name_len = rest.find('/').unwrap_or(rest.len());
-        let (name, path) = rest.split_at(name_len);
-        if !name.bytes().all(is_trust_domain_char) {
-            return Err(IdError::BadTrustDomainChar);
-        }
-        if name.is_empty() {
-            return Err(IdError::MissingTrustDomain);
-        }
-        validate_path(path)?;
-        if name_len > MAX_TRUST_DOMAIN_LEN {
-            return Err(IdError::TrustDomainTooLong);
-        }
-        Self::assemble(text.into(), name_len)
+        SpiffeIdRef::parse(text).map(SpiffeIdRef::to_owned)
     }
 
     /// Builds the ID of `path` in `trust_domain`; the path is empty or starts with `/`.
@@ -96,11 +74,7 @@ impl SpiffeId {
     }
 
     fn assemble(text: Arc<str>, name_len: usize) -> Result<Self, IdError> {
-        if text.len() > MAX_ID_LEN {
-            return Err(IdError::TooLong);
-        }
-        let path_start = u16::try_from(SCHEME_PREFIX.len() + name_len)
-            .expect("a trust domain name has at most 255 bytes");
+        let path_start = path_start(&text, name_len)?;
         Ok(Self { text, path_start })
     }
 
@@ -153,6 +127,91 @@ impl SpiffeId {
             .strip_prefix(RESERVED_PATH)
             .is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
     }
+}
+
+/// A SPIFFE ID in a text of somebody else's: as good as [`SpiffeId`], and costs no allocation.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SpiffeIdRef<'a> {
+    text: &'a str,
+    /// Where the path starts in `text`.
+    path_start: u16,
+}
+
+impl<'a> SpiffeIdRef<'a> {
+    /// As [`SpiffeId::parse`].
+    ///
+    /// # Errors
+    /// The first rule that the text breaks, reading from the left; the length rules come last.
+    pub fn parse(text: &'a str) -> Result<Self, IdError> {
+        if text.is_empty() {
+            return Err(IdError::Empty);
+        }
+        let Some(rest) = text.strip_prefix(SCHEME_PREFIX) else {
+            return Err(IdError::WrongScheme);
+        };
+        // Much longer than the limit: no need to look at every byte of it.
+        if text.len() > 2 * MAX_ID_LEN {
+            return Err(IdError::TooLong);
+        }
+        let name_len = rest.find('/').unwrap_or(rest.len());
+        let (name, path) = rest.split_at(name_len);
+        if !name.bytes().all(is_trust_domain_char) {
+            return Err(IdError::BadTrustDomainChar);
+        }
+        if name.is_empty() {
+            return Err(IdError::MissingTrustDomain);
+        }
+        validate_path(path)?;
+        if name_len > MAX_TRUST_DOMAIN_LEN {
+            return Err(IdError::TrustDomainTooLong);
+        }
+        Ok(Self { text, path_start: path_start(text, name_len)? })
+    }
+
+    /// The name of the trust domain.
+    #[must_use]
+    pub fn trust_domain_name(self) -> &'a str {
+        &self.text[SCHEME_PREFIX.len()..usize::from(self.path_start)]
+    }
+
+    /// The path: empty, or `/` and the segments.
+    #[must_use]
+    pub fn path(self) -> &'a str {
+        &self.text[usize::from(self.path_start)..]
+    }
+
+    /// The whole ID.
+    #[must_use]
+    pub fn as_str(self) -> &'a str {
+        self.text
+    }
+
+    /// Whether the ID belongs to `trust_domain`.
+    #[must_use]
+    pub fn is_member_of(self, trust_domain: &TrustDomain) -> bool {
+        self.trust_domain_name() == trust_domain.as_str()
+    }
+
+    /// The same, to keep.
+    #[must_use]
+    pub fn to_owned(self) -> SpiffeId {
+        SpiffeId { text: self.text.into(), path_start: self.path_start }
+    }
+}
+
+impl<'a> From<&'a SpiffeId> for SpiffeIdRef<'a> {
+    fn from(id: &'a SpiffeId) -> Self {
+        Self { text: &id.text, path_start: id.path_start }
+    }
+}
+
+/// Where the path starts in a whole ID, unless that is too long.
+fn path_start(text: &str, name_len: usize) -> Result<u16, IdError> {
+    if text.len() > MAX_ID_LEN {
+        return Err(IdError::TooLong);
+    }
+    Ok(u16::try_from(SCHEME_PREFIX.len() + name_len)
+        .expect("a trust domain name has at most 255 bytes"))
 }
 
 impl PartialEq for SpiffeId {

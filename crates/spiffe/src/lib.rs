@@ -16,7 +16,7 @@ mod syntax;
 mod trust_domain;
 
 pub use error::IdError;
-pub use id::{MAX_ID_LEN, SpiffeId};
+pub use id::{MAX_ID_LEN, SpiffeId, SpiffeIdRef};
 pub use selector::{Selector, SelectorError};
 pub use syntax::validate_path;
 pub use trust_domain::{MAX_TRUST_DOMAIN_LEN, TrustDomain};

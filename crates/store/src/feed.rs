@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use steeple_spiffe::SpiffeId;
 
+use crate::batch::EntryBatch;
 use crate::model::{AttestedNode, Entry};
 
 /// A place in the database's history. Opaque; only good for [`crate::Store::changes_since`] of
@@ -70,7 +71,7 @@ pub struct Snapshot {
 #[derive(Clone, Debug)]
 pub enum SnapshotPage {
     /// Some of the entries.
-    Entries(Vec<Entry>),
+    Entries(EntryBatch),
     /// Some of the agents with their selectors.
     Nodes(Vec<AttestedNode>),
 }

@@ -11,6 +11,7 @@
 //! dialects is in `sql/dialect.rs`.
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod batch;
 mod config;
 #[cfg(feature = "contract")]
 pub mod contract;
@@ -23,6 +24,7 @@ mod store;
 
 use std::sync::Arc;
 
+pub use crate::batch::{EntryBatch, EntryNumbers, EntryView};
 pub use crate::config::{AwsIam, DatabaseType, Now, StoreConfig, TlsFiles};
 pub use crate::error::{JoinTokenError, StoreError};
 pub use crate::feed::{

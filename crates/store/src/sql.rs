@@ -29,6 +29,7 @@ mod mysql_dsn;
 mod node_rows;
 mod nodes;
 mod open;
+mod packed;
 mod pages;
 mod postgres_dsn;
 mod reusable_tokens;

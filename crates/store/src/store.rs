@@ -5,6 +5,7 @@ use steeple_pki::{Bundle, JwtAuthority};
 use steeple_spiffe::{SpiffeId, TrustDomain};
 use tokio::sync::{mpsc, watch};
 
+use crate::batch::EntryView;
 use crate::error::{JoinTokenError, StoreError};
 use crate::feed::{Mark, Revision, Since, Snapshot, SnapshotPage};
 use crate::model::{
@@ -499,7 +500,9 @@ pub trait Store: Send + Sync + 'static {
         let collect = async {
             while let Some(page) = read.recv().await {
                 match page {
-                    SnapshotPage::Entries(some) => entries.extend(some),
+                    SnapshotPage::Entries(some) => {
+                        entries.extend(some.iter().map(EntryView::to_entry));
+                    }
                     SnapshotPage::Nodes(some) => nodes.extend(some),
                 }
             }

@@ -4,6 +4,7 @@ use std::fmt;
 
 use bytes::BufMut;
 use steeple_store::model::Entry;
+use steeple_store::{EntryBatch, EntryView};
 
 use super::snapshot::SERVER_PATH;
 use super::wire::{self, Fields, Heads, tag};
@@ -23,23 +24,34 @@ const EXPIRY: usize = size_of::<i64>();
 pub struct EntryRef<'a>(&'a [u8]);
 
 /// Writes the record of an entry over `out`.
-pub(super) fn write(entry: &Entry, out: &mut Vec<u8>) {
+pub(super) fn write(entry: EntryView<'_>, out: &mut Vec<u8>) {
     out.clear();
+    let numbers = entry.numbers();
+    let (_, parent_path) = entry.parent_id();
     let mut flags = 0;
     for (flag, set) in [
-        (ADMIN, entry.admin),
-        (DOWNSTREAM, entry.downstream),
-        (ALIAS, entry.parent_id.path() == SERVER_PATH),
-        (FEDERATES, !entry.federates_with.is_empty()),
-        (EXPIRES, entry.expires_at != 0),
+        (ADMIN, numbers.admin),
+        (DOWNSTREAM, numbers.downstream),
+        (ALIAS, parent_path == SERVER_PATH),
+        (FEDERATES, entry.federates_with().len() > 0),
+        (EXPIRES, numbers.expires_at != 0),
     ] {
         flags |= if set { flag } else { 0 };
     }
     out.push(flags);
-    if entry.expires_at != 0 {
-        out.extend_from_slice(&entry.expires_at.to_le_bytes());
+    if numbers.expires_at != 0 {
+        out.extend_from_slice(&numbers.expires_at.to_le_bytes());
     }
     wire::encode(entry, out);
+}
+
+/// Writes the record of one entry, by itself.
+pub(super) fn of(entry: &Entry) -> Vec<u8> {
+    let mut record = Vec::new();
+    for view in EntryBatch::from(entry).iter() {
+        write(view, &mut record);
+    }
+    record
 }
 
 impl<'a> EntryRef<'a> {
@@ -57,7 +69,7 @@ impl<'a> EntryRef<'a> {
     /// The entry's id.
     #[must_use]
     pub fn entry_id(self) -> &'a str {
-        wire::text(self.heads().entry_id)
+        wire::text(self.id())
     }
 
     /// The path of the identity that it grants.
@@ -134,15 +146,18 @@ impl<'a> EntryRef<'a> {
             .map(|field| wire::pair(field.bytes))
     }
 
+    /// The bytes of its id.
+    pub(super) fn id(self) -> &'a [u8] {
+        wire::entry_id(self.message())
+    }
+
     pub(super) fn heads(self) -> Heads<'a> {
         wire::heads(self.message())
     }
 
     /// Whether the index would keep `entry` in these bytes.
     pub(super) fn is(self, entry: &Entry) -> bool {
-        let mut record = Vec::with_capacity(self.0.len());
-        write(entry, &mut record);
-        record == self.0
+        of(entry) == self.0
     }
 
     fn message(self) -> &'a [u8] {

@@ -18,6 +18,7 @@ use std::hash::RandomState;
 use std::sync::Arc;
 
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
+use steeple_store::EntryBatch;
 use steeple_store::model::{AttestedNode, Entry};
 use steeple_telemetry::gauge;
 
@@ -108,7 +109,6 @@ impl Snapshot {
             self.unlink(handle);
         }
         let entry = entry.filter(|entry| self.is_ours(entry));
-        let mut record = Vec::new();
         match (held, entry) {
             (None, None) => {}
             (Some(handle), None) => {
@@ -116,32 +116,66 @@ impl Snapshot {
                 self.pages.remove(handle);
             }
             (Some(handle), Some(entry)) => {
-                record::write(entry, &mut record);
-                self.pages.replace(handle, &record);
+                self.pages.replace(handle, &record::of(entry));
                 self.link(handle);
             }
             (None, Some(entry)) => {
-                record::write(entry, &mut record);
-                let handle = self.pages.insert(&record);
+                let handle = self.pages.insert(&record::of(entry));
                 self.by_id.insert(&self.pages, handle);
                 self.link(handle);
             }
         }
     }
 
-    /// Puts an entry that [`Self::link`] has to file before anybody finds it.
-    pub(super) fn put_unlinked(&mut self, entry: &Entry, record: &mut Vec<u8>) {
-        if !self.is_ours(entry) {
-            return;
-        }
-        record::write(entry, record);
-        match self.by_id.get_one(&self.pages, entry.entry_id.as_bytes()) {
-            Some(handle) => self.pages.replace(handle, record),
-            None => {
-                let handle = self.pages.insert(record);
-                self.by_id.insert(&self.pages, handle);
+    /// Puts entries that [`Self::link_all`] has to file before anybody finds them.
+    pub(super) fn put_unlinked(&mut self, entries: &EntryBatch) {
+        let mut record = Vec::new();
+        let home = self.trust_domain.as_str();
+        for entry in entries.iter() {
+            // As `is_ours`.
+            if entry.parent_id().0 == home && entry.spiffe_id().0 == home {
+                record::write(entry, &mut record);
+                self.pages.insert(&record);
             }
         }
+    }
+
+    /// Files everything that was put unlinked, where nothing was linked before.
+    pub(super) fn link_all(&mut self) {
+        loop {
+            self.fill_tables();
+            // No database lets an id be there twice. If one does, what was read last counts.
+            let repeated = self.by_id.superseded();
+            if repeated.is_empty() {
+                break;
+            }
+            for handle in repeated {
+                self.pages.remove(handle);
+            }
+        }
+        let mut rare: Vec<Handle> = self
+            .pages
+            .iter()
+            .filter(|(_, entry)| entry.admin() || entry.downstream() || entry.is_alias())
+            .map(|(handle, _)| handle)
+            .collect();
+        rare.sort_unstable_by_key(|handle| self.pages.get(*handle).id());
+        for handle in rare {
+            self.link_rare(handle);
+        }
+    }
+
+    /// Fills the tables that have a place for most entries, on two processors.
+    fn fill_tables(&mut self) {
+        let Self { pages, by_id, children, by_path, .. } = self;
+        let pages = &*pages;
+        std::thread::scope(|threads| {
+            threads.spawn(|| {
+                by_id.fill(pages, |_| true);
+                by_path.fill(pages, |_| true);
+            });
+            children.fill(pages, |entry| !entry.is_alias());
+        });
     }
 
     /// Sets, replaces or (with `None`) removes an attested node.
@@ -264,11 +298,6 @@ impl Snapshot {
         self.pages.get(handle)
     }
 
-    /// All places that are taken.
-    pub(super) fn handles(&self) -> impl Iterator<Item = (Handle, EntryRef<'_>)> {
-        self.pages.iter()
-    }
-
     /// A row of another trust domain does not exist here.
     fn is_ours(&self, entry: &Entry) -> bool {
         entry.parent_id.is_member_of(&self.trust_domain)
@@ -360,15 +389,23 @@ impl Snapshot {
     }
 
     /// Files an entry by all but its id.
-    pub(super) fn link(&mut self, handle: Handle) {
+    fn link(&mut self, handle: Handle) {
         self.by_path.insert(&self.pages, handle);
+        if !self.pages.get(handle).is_alias() {
+            self.children.insert(&self.pages, handle);
+        }
+        self.link_rare(handle);
+    }
+
+    /// Files an entry where few are.
+    fn link_rare(&mut self, handle: Handle) {
         let entry = self.pages.get(handle);
         if entry.admin() || entry.downstream() {
             self.privileged.insert(&self.pages, handle);
         }
-        if !entry.is_alias() {
-            self.children.insert(&self.pages, handle);
-        } else if let Some(key) = self.rarest_selector(entry) {
+        if entry.is_alias()
+            && let Some(key) = self.rarest_selector(entry)
+        {
             let list = self.aliases.entry_mut(&key, Arc::default);
             Arc::make_mut(list).push(handle);
         }

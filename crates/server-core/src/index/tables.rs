@@ -20,7 +20,7 @@ const CHUNK: usize = 256;
 pub(super) type Key = for<'a> fn(EntryRef<'a>) -> &'a [u8];
 
 pub(super) fn by_id(entry: EntryRef<'_>) -> &[u8] {
-    entry.heads().entry_id
+    entry.id()
 }
 
 pub(super) fn by_spiffe_path(entry: EntryRef<'_>) -> &[u8] {
@@ -110,6 +110,62 @@ impl Table {
         }
     }
 
+    /// Files all records at once that belong here, in a table that has none yet (or none that
+    /// matters): no part is made larger twice, and no list longer.
+    pub(super) fn fill(&mut self, pages: &Pages, belongs: impl Fn(EntryRef<'_>) -> bool) {
+        let mut all: Vec<(u64, Handle)> = Vec::with_capacity(pages.len());
+        for (handle, entry) in pages.iter().filter(|(_, entry)| belongs(*entry)) {
+            all.push((sorting(self.hasher.hash_one((self.key)(entry))), handle));
+        }
+        all.sort_unstable();
+        *self = Self::new(self.key, self.hasher.clone());
+        for part in all.chunk_by(|(a, _), (b, _)| place(unsorting(*a)) == place(unsorting(*b))) {
+            self.fill_part(pages, part);
+        }
+    }
+
+    /// Fills a part with the records in it, sorted by [`sorting`].
+    fn fill_part(&mut self, pages: &Pages, records: &[(u64, Handle)]) {
+        let of = self.key;
+        let groups = || records.chunk_by(|(a, _), (b, _)| a == b);
+        let ones = groups().filter(|group| group.len() == 1).count();
+        let mut part = Part {
+            ones: HashTable::with_capacity(ones),
+            lists: HashTable::with_capacity(groups().count() - ones),
+        };
+        let mut collisions = Vec::new();
+        for group in groups() {
+            let hash = unsorting(group[0].0);
+            let key = of(pages.get(group[0].1));
+            if let [(_, one)] = group {
+                part.ones.insert_unique(hash, *one, |it| self.hasher.hash_one(of(pages.get(*it))));
+            } else if group.iter().all(|(_, handle)| of(pages.get(*handle)) == key) {
+                let mut handles: Vec<Handle> = group.iter().map(|(_, handle)| *handle).collect();
+                handles.sort_unstable_by_key(|handle| by_id(pages.get(*handle)));
+                part.lists.insert_unique(hash, List::of(&handles), |list| {
+                    self.hasher.hash_one(of(pages.get(list.first())))
+                });
+            } else {
+                collisions.extend(group.iter().map(|(_, handle)| *handle));
+            }
+        }
+        *part_mut(&mut self.spine, unsorting(records[0].0)) = part;
+        for handle in collisions {
+            self.insert(pages, handle);
+        }
+    }
+
+    /// Of the records with the same key, all but the ones with the highest handles.
+    pub(super) fn superseded(&self) -> Vec<Handle> {
+        let mut found = Vec::new();
+        for list in self.parts().flat_map(|part| part.lists.iter()) {
+            let newest = list.chunks().iter().flat_map(|chunk| chunk.iter()).max();
+            let all = list.chunks().iter().flat_map(|chunk| chunk.iter());
+            found.extend(all.filter(|handle| Some(*handle) != newest));
+        }
+        found
+    }
+
     /// Takes a record out, which is still in `pages`.
     pub(super) fn remove(&mut self, pages: &Pages, handle: Handle) {
         let (key, of) = ((self.key)(pages.get(handle)), self.key);
@@ -163,6 +219,15 @@ fn place(hash: u64) -> (usize, usize) {
     (bits % SPINE, bits / SPINE % SPINE)
 }
 
+/// A hash such that hashes in their order come part by part.
+fn sorting(hash: u64) -> u64 {
+    hash.rotate_left(64 - 32 - 2 * SPINE.ilog2())
+}
+
+fn unsorting(sorting: u64) -> u64 {
+    sorting.rotate_right(64 - 32 - 2 * SPINE.ilog2())
+}
+
 fn part_mut(spine: &mut [Arc<Vec<Arc<Part>>>], hash: u64) -> &mut Part {
     let (node, part) = place(hash);
     Arc::make_mut(&mut Arc::make_mut(&mut spine[node])[part])
@@ -179,6 +244,14 @@ impl Part {
 }
 
 impl List {
+    /// A list of handles that are in order, as it comes about when they are added one by one.
+    fn of(handles: &[Handle]) -> Self {
+        if handles.len() <= CHUNK {
+            return Self::Short(handles.into());
+        }
+        Self::Long(Arc::new(handles.chunks(CHUNK).map(Arc::from).collect()))
+    }
+
     fn first(&self) -> Handle {
         match self {
             Self::Short(handles) => handles[0],

@@ -3,6 +3,7 @@
 
 use bytes::BufMut;
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
+use steeple_store::EntryView;
 use steeple_store::model::Entry;
 
 /// Tags of `Entry`, in the order in which they are written.
@@ -37,31 +38,34 @@ const BYTES: u32 = 2;
 const OURS: &str = "a record is what `encode` wrote";
 
 /// Appends the message of an entry.
-pub(super) fn encode(entry: &Entry, out: &mut Vec<u8>) {
-    put_text(out, tag::ID, &entry.entry_id);
-    for (tag, id) in [(tag::SPIFFE_ID, &entry.spiffe_id), (tag::PARENT_ID, &entry.parent_id)] {
-        put_pair(out, tag, id.trust_domain_name(), id.path());
+pub(super) fn encode(entry: EntryView<'_>, out: &mut Vec<u8>) {
+    let numbers = entry.numbers();
+    put_text(out, tag::ID, entry.entry_id());
+    for (tag, (name, path)) in
+        [(tag::SPIFFE_ID, entry.spiffe_id()), (tag::PARENT_ID, entry.parent_id())]
+    {
+        put_pair(out, tag, name, path);
     }
-    for selector in &entry.selectors {
-        put_pair(out, tag::SELECTORS, &selector.kind, &selector.value);
+    for (kind, value) in entry.selectors() {
+        put_pair(out, tag::SELECTORS, kind, value);
     }
-    put_number(out, tag::X509_SVID_TTL, entry.x509_svid_ttl.into());
-    for foreign in &entry.federates_with {
-        put_bytes(out, tag::FEDERATES_WITH, foreign.as_str().as_bytes());
+    put_number(out, tag::X509_SVID_TTL, numbers.x509_svid_ttl.into());
+    for foreign in entry.federates_with() {
+        put_bytes(out, tag::FEDERATES_WITH, foreign.as_bytes());
     }
-    put_number(out, tag::ADMIN, entry.admin.into());
-    put_number(out, tag::DOWNSTREAM, entry.downstream.into());
-    put_number(out, tag::EXPIRES_AT, entry.expires_at);
-    for name in &entry.dns_names {
+    put_number(out, tag::ADMIN, numbers.admin.into());
+    put_number(out, tag::DOWNSTREAM, numbers.downstream.into());
+    put_number(out, tag::EXPIRES_AT, numbers.expires_at);
+    for name in entry.dns_names() {
         put_bytes(out, tag::DNS_NAMES, name.as_bytes());
     }
-    put_number(out, tag::REVISION_NUMBER, entry.revision_number);
-    put_number(out, tag::STORE_SVID, entry.store_svid.into());
-    put_number(out, tag::JWT_SVID_TTL, entry.jwt_svid_ttl.into());
-    put_text(out, tag::HINT, &entry.hint);
-    put_number(out, tag::CREATED_AT, entry.created_at);
-    if entry.disable_x509_svid_prefetch || entry.jwt_svid_include_jti {
-        let flags = [entry.disable_x509_svid_prefetch, entry.jwt_svid_include_jti];
+    put_number(out, tag::REVISION_NUMBER, numbers.revision_number);
+    put_number(out, tag::STORE_SVID, numbers.store_svid.into());
+    put_number(out, tag::JWT_SVID_TTL, numbers.jwt_svid_ttl.into());
+    put_text(out, tag::HINT, entry.hint());
+    put_number(out, tag::CREATED_AT, numbers.created_at);
+    if numbers.disable_x509_svid_prefetch || numbers.jwt_svid_include_jti {
+        let flags = [numbers.disable_x509_svid_prefetch, numbers.jwt_svid_include_jti];
         put_key(out, tag::ADDITIONAL_ATTRIBUTES, BYTES);
         put_varint(out, 2 * flags.iter().filter(|flag| **flag).count() as u64);
         put_number(out, FIRST, flags[0].into());
@@ -169,6 +173,11 @@ pub(super) struct Heads<'a> {
     pub(super) entry_id: &'a [u8],
     pub(super) spiffe_path: &'a [u8],
     pub(super) parent_path: &'a [u8],
+}
+
+/// The id alone, which is looked at most.
+pub(super) fn entry_id(message: &[u8]) -> &[u8] {
+    fields(message).next().filter(|field| field.tag == tag::ID).map_or(&[], |field| field.bytes)
 }
 
 pub(super) fn heads(message: &[u8]) -> Heads<'_> {

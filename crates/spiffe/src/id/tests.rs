@@ -18,6 +18,12 @@ fn ids_come_apart_and_together() {
         assert_eq!(id.trust_domain(), example());
         assert!(id.is_member_of(&example()));
         assert_eq!(SpiffeId::from_path(&example(), path).unwrap(), id);
+        let borrowed = SpiffeIdRef::parse(text).unwrap();
+        assert_eq!(borrowed, SpiffeIdRef::from(&id));
+        assert_eq!((borrowed.as_str(), borrowed.path()), (text, path));
+        assert_eq!(borrowed.trust_domain_name(), example().as_str());
+        assert!(borrowed.is_member_of(&example()));
+        assert_eq!(borrowed.to_owned(), id);
     }
     let id = SpiffeId::from_segments(&example(), &["a", "b"]).unwrap();
     assert_eq!(id.as_str(), "spiffe://example.org/a/b");

@@ -2,8 +2,11 @@
 
 use tokio::sync::mpsc;
 
+use super::entry_rows::{self, EntryPage};
+use super::packed::{self, Packed, Reach};
 use super::tx::Tx;
-use super::{SqlStore, entry_rows, feed, node_rows, pages};
+use super::{SqlStore, feed, node_rows, pages};
+use crate::batch::EntryBatch;
 use crate::error::StoreError;
 use crate::feed::{Revision, SnapshotPage};
 use crate::model::Page;
@@ -29,18 +32,57 @@ async fn read_in(
 ) -> Result<Revision, StoreError> {
     let revision = store.within(feed::heads(tx)).await?;
     let mut page = Page { token: None, size: ROWS };
-    loop {
-        let read = store.within(entry_rows::find_between(tx, &page)).await?;
-        let entries = read.entries.into_iter().map(|stored| stored.entry).collect();
+    let mut fetched = store.within(fetch(tx, &page)).await?;
+    while let Some(token) = pages::next_token(Some(&page), fetched.last_id()) {
+        let next = Page { token: Some(token), size: ROWS };
+        // The database reads on while what it has read is unpacked.
+        let (following, unpacked) =
+            tokio::join!(store.within(fetch(tx, &next)), async { fetched.unpack() });
+        let entries = match unpacked {
+            Some(entries) => entries,
+            None => batch(&store.within(entry_rows::find_between(tx, &page)).await?),
+        };
         hand(to, SnapshotPage::Entries(entries)).await?;
-        page.token = pages::next_token(Some(&page), read.last_id);
-        if page.token.is_none() {
-            break;
-        }
+        (page, fetched) = (next, following?);
     }
     let nodes = store.within(node_rows::find_all(tx)).await?;
     hand(to, SnapshotPage::Nodes(nodes)).await?;
     Ok(revision)
+}
+
+/// A page of entries as it was read.
+enum Fetched {
+    Packed(Packed),
+    Rows(EntryPage),
+}
+
+async fn fetch(tx: &Tx, page: &Page) -> Result<Fetched, StoreError> {
+    let select = entry_rows::select_between(tx.dialect, page)?;
+    if let Some(packed) = packed::fetch(tx, select, Reach::Contiguous).await {
+        return Ok(Fetched::Packed(packed));
+    }
+    entry_rows::find_between(tx, page).await.map(Fetched::Rows)
+}
+
+impl Fetched {
+    fn last_id(&self) -> Option<i64> {
+        match self {
+            Self::Packed(packed) => packed.last_id,
+            Self::Rows(page) => page.last_id,
+        }
+    }
+
+    /// None if the page is to be read row by row.
+    fn unpack(&self) -> Option<EntryBatch> {
+        match self {
+            Self::Packed(packed) => packed.unpack(),
+            Self::Rows(page) => Some(batch(page)),
+        }
+    }
+}
+
+fn batch(page: &EntryPage) -> EntryBatch {
+    page.entries.iter().map(|stored| &stored.entry).collect()
 }
 
 async fn hand(to: &mpsc::Sender<SnapshotPage>, page: SnapshotPage) -> Result<(), StoreError> {

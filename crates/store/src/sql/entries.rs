@@ -259,11 +259,10 @@ pub(super) async fn list(
     filter: &EntryFilter,
     page: Option<&Page>,
 ) -> Result<(Vec<Entry>, Option<String>), StoreError> {
-    let found = entry_rows::find(tx, filters::entries(filter, tx.dialect)?, page)
+    let (entries, last_id) = entry_rows::list(tx, filters::entries(filter, tx.dialect)?, page)
         .await
         .map_err(spires_words)?;
-    let next = pages::next_token(page, found.last_id);
-    Ok((found.entries.into_iter().map(|stored| stored.entry).collect(), next))
+    Ok((entries, pages::next_token(page, last_id)))
 }
 
 /// SPIRE wraps this one error once more than for other lists, and callers see it.

@@ -8,9 +8,11 @@ use steeple_proto::spire::common::registration_entry::AdditionalAttributes;
 use steeple_spiffe::{Selector, SpiffeId, TrustDomain};
 
 use super::dialect::Dialect;
+use super::packed::{self, Reach};
 use super::timestamp::Nanos;
 use super::tx::{Row, Tx};
 use super::{BUNDLES, DNS_NAMES, ENTRIES, FEDERATED_ENTRIES, IN_LIST, SELECTORS, pages};
+use crate::batch::EntryView;
 use crate::error::{StoreError, excerpt};
 use crate::model::{Entry, Page};
 
@@ -58,10 +60,34 @@ pub(super) async fn find_by_entry_id(
 
 /// One page of all entries, in the order of creation.
 pub(super) async fn find_between(tx: &Tx, page: &Page) -> Result<EntryPage, StoreError> {
-    let mut select = select_entries(tx.dialect);
-    pages::apply(tx.dialect, &mut select, Some(page))?;
-    let rows = tx.all(&select).await?;
+    let rows = tx.all(&select_between(tx.dialect, page)?).await?;
     load(tx, &rows, Reach::Contiguous).await
+}
+
+/// The rows of [`find_between`].
+pub(super) fn select_between(dialect: Dialect, page: &Page) -> Result<SelectStatement, StoreError> {
+    let mut select = select_entries(dialect);
+    pages::apply(dialect, &mut select, Some(page))?;
+    Ok(select)
+}
+
+/// As [`find`], for who changes nothing.
+pub(super) async fn list(
+    tx: &Tx,
+    fits: Condition,
+    page: Option<&Page>,
+) -> Result<(Vec<Entry>, Option<i64>), StoreError> {
+    let reach = if fits.is_empty() { Reach::Contiguous } else { Reach::Listed };
+    let mut select = select_entries(tx.dialect);
+    select.cond_where(fits.clone());
+    pages::apply(tx.dialect, &mut select, page)?;
+    if let Some(packed) = packed::fetch(tx, select, reach).await
+        && let Some(batch) = packed.unpack()
+    {
+        return Ok((batch.iter().map(EntryView::to_entry).collect(), packed.last_id));
+    }
+    let found = find(tx, fits, page).await?;
+    Ok((found.entries.into_iter().map(|stored| stored.entry).collect(), found.last_id))
 }
 
 fn select_entries(dialect: Dialect) -> SelectStatement {
@@ -85,13 +111,6 @@ fn select_entries(dialect: Dialect) -> SelectStatement {
         .expr(dialect.select_timestamp("created_at"))
         .from(ENTRIES);
     select
-}
-
-/// Whether rows were picked, or are all there are between the first and the last.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum Reach {
-    Listed,
-    Contiguous,
 }
 
 /// Which rows of a table that belongs to entries are wanted.

@@ -251,6 +251,38 @@ fn expiry(expired: bool) -> i64 {
     if expired { NOON - 5 } else { NOON + 5 }
 }
 
+#[test]
+fn of_an_id_that_is_read_twice_the_last_counts() {
+    let first = entry("1", "/spire/agent/a", "/old", &["x"]);
+    let other = entry("2", "/spire/agent/a", "/other", &["x"]);
+    let last = entry("1", "/spire/agent/b", "/new", &["x"]);
+    let mut index = loaded(home(), &[first.clone(), other, first, last]);
+    assert_eq!(index.entry_count(), 2);
+    assert_eq!(index.entry("1").unwrap().spiffe_path(), "/new");
+    assert_eq!(ids_of(&index, "/spire/agent/a"), set(&["2"]));
+    assert_eq!(ids_of(&index, "/spire/agent/b"), set(&["1"]));
+    index.put_entry("1", None);
+    assert_eq!(ids_of(&index, "/spire/agent/b"), set(&[]));
+}
+
+#[test]
+fn rights_and_aliases_are_found_after_a_reading_of_all() {
+    let mut admin = entry("1", "/spire/agent/a", "/ops", &["x"]);
+    admin.admin = true;
+    let alias = entry("2", "/spire/server", "/cluster", &["s1", "s2"]);
+    let web = entry("3", "/cluster", "/web", &["x"]);
+    let mut foreign = entry("4", "/spire/agent/a", "/web", &["x"]);
+    foreign.spiffe_id =
+        SpiffeId::from_path(&TrustDomain::parse("other.org").unwrap(), "/web").unwrap();
+    let mut index = loaded(home(), &[admin, alias, web, foreign]);
+    let agent = "/spire/agent/whole";
+    index.put_node(&id(agent), Some(node(agent, &["s1", "s2"], NOON + 1)));
+    assert_eq!(ids_of(&index, agent), set(&["3"]));
+    assert_eq!(index.entry_count(), 3);
+    let granted = index.privileges(&id("/ops"), NOON);
+    assert_eq!(granted, Privileges { admin: true, downstream: false });
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
 
@@ -300,7 +332,7 @@ proptest! {
             prop_assert_eq!(looked_up, expected);
         }
         // What is read at once is what comes one by one.
-        let mut read = loaded(home(), entries.into_values().collect());
+        let mut read = loaded(home(), &entries.into_values().collect::<Vec<_>>());
         for node in nodes.into_values() {
             read.put_node(&node.spiffe_id.clone(), Some(node));
         }
@@ -327,11 +359,22 @@ proptest! {
             index.put_entry(&key, None);
             expected.remove(&key);
         }
-        let listed: Vec<String> = index
-            .authorized(&id("/spire/agent/a"), NOON)
-            .iter()
-            .map(|entry| entry.entry_id().to_owned())
-            .collect();
-        prop_assert_eq!(listed, expected.into_iter().collect::<Vec<_>>());
+        let listed = |index: &Snapshot| -> Vec<String> {
+            let children = index.authorized(&id("/spire/agent/a"), NOON);
+            children.iter().map(|entry| entry.entry_id().to_owned()).collect()
+        };
+        let expected: Vec<String> = expected.into_iter().collect();
+        prop_assert_eq!(listed(&index), expected.clone());
+        // And so it does if they are read at once, in any order, and changed then.
+        let mut entries: Vec<Entry> =
+            expected.iter().map(|key| entry(key, "/spire/agent/a", "/w", &["x"])).collect();
+        entries.sort_by_key(|entry| entry.entry_id.bytes().rev().collect::<Vec<u8>>());
+        let mut read = loaded(home(), &entries);
+        prop_assert_eq!(listed(&read), expected.clone());
+        for key in expected.iter().step_by(3) {
+            read.put_entry(key, None);
+            read.put_entry(key, Some(&entry(key, "/spire/agent/a", "/w", &["y"])));
+        }
+        prop_assert_eq!(listed(&read), expected);
     }
 }
