@@ -2,6 +2,7 @@
 //! with one test, since the allocator that counts is the process's.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/fixtures.rs"]
 mod common;
 
 use std::alloc::System;

@@ -2,6 +2,7 @@
 //! instructions, so that it does not depend on the machine.
 #![allow(clippy::unwrap_used, missing_docs)]
 
+#[path = "common/fixtures.rs"]
 mod common;
 
 use std::hint::black_box;

@@ -45,5 +45,5 @@ pub use crate::store::Store;
 /// `Invalid` for a connection string that makes no sense, `Precondition` for a schema that this
 /// version cannot work with, `Unavailable` if the database cannot be opened.
 pub async fn open(config: &StoreConfig) -> Result<Arc<dyn Store>, StoreError> {
-    Ok(measured::measured(sql::SqlStore::open(config).await?.shared()))
+    Ok(measured::measured(Box::pin(sql::SqlStore::open(config)).await?.shared()))
 }

@@ -191,7 +191,11 @@ pub async fn a_renewal_keeps_the_next_serial_number(store: AnyStore) {
     let renewals: Vec<_> = (0..20)
         .map(|number: u32| {
             let store = AnyStore::clone(&store);
-            let id = if number % 2 == 0 { id("/agent") } else { id(&format!("/nobody/{number}")) };
+            let id = if number.is_multiple_of(2) {
+                id("/agent")
+            } else {
+                id(&format!("/nobody/{number}"))
+            };
             tokio::spawn(async move {
                 (number, store.renew_node(&id, &number.to_string(), 2_000_000_900).await)
             })
@@ -199,7 +203,7 @@ pub async fn a_renewal_keeps_the_next_serial_number(store: AnyStore) {
         .collect();
     for renewal in renewals {
         let (number, renewed) = renewal.await.unwrap();
-        let expected = if number % 2 == 0 { Ok(()) } else { Err(StoreError::not_found()) };
+        let expected = if number.is_multiple_of(2) { Ok(()) } else { Err(StoreError::not_found()) };
         assert_eq!(renewed, expected, "{number}");
     }
     assert_eq!(super::touched(&store, &start).await.1, ["/agent"]);

@@ -66,7 +66,7 @@ enum Job {
     /// Entries to be made, which go into the same statements as others'.
     Create(Create),
     /// An attestation to be recorded, likewise.
-    Admit(One<Admission, Admitted>),
+    Admit(Box<One<Admission, Admitted>>),
     /// A renewal to be recorded, likewise; whether there is such an agent.
     Renew(One<Renewal, bool>),
     Work(Box<dyn Work>),
@@ -198,7 +198,7 @@ impl SqlStore {
     /// Records an attestation in a transaction that others may share.
     pub(super) async fn admit_together(&self, wanted: Admission) -> Result<Admitted, StoreError> {
         let (tell, told) = oneshot::channel();
-        self.enqueue(Job::Admit(One { wanted, done: None, tell }));
+        self.enqueue(Job::Admit(Box::new(One { wanted, done: None, tell })));
         told.await.unwrap_or_else(|_| Err(closed()))
     }
 
@@ -422,7 +422,7 @@ async fn run_all(tx: &Tx, jobs: &mut [Job]) -> Result<Vec<Result<(), StoreError>
 async fn admit_all(tx: &Tx, jobs: &mut [Job]) -> Result<(), StoreError> {
     let all: Vec<&mut One<_, _>> = jobs
         .iter_mut()
-        .filter_map(|job| if let Job::Admit(one) = job { Some(one) } else { None })
+        .filter_map(|job| if let Job::Admit(one) = job { Some(&mut **one) } else { None })
         .collect();
     let wanted = all.iter().map(|one| one.wanted.clone()).collect();
     let admitted = admit::admit_many(tx, wanted).await?;

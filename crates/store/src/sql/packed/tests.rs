@@ -12,8 +12,9 @@ use crate::sql::{SqlStore, entry_rows};
 async fn store(sql: &str) -> (SqlStore, tempfile::TempDir) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("datastore.sqlite3");
-    let store =
-        SqlStore::open(&StoreConfig::sqlite(path.to_str().unwrap(), "1.15.0")).await.unwrap();
+    let store = Box::pin(SqlStore::open(&StoreConfig::sqlite(path.to_str().unwrap(), "1.15.0")))
+        .await
+        .unwrap();
     store.writer.connection.execute_unprepared(sql).await.unwrap();
     (store, folder)
 }
