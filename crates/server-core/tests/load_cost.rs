@@ -23,8 +23,7 @@ const BATCH: usize = 200;
 /// Between the one reading and the other.
 const MORE: usize = 6_000;
 
-/// Allocations for each hundred entries, the database's own not among them. They were some 4,000
-/// when each was made into an `Entry` first.
+/// Allocations for each hundred entries, the database's own not among them.
 const BUDGET: usize = 100;
 
 async fn make(store: &dyn Store, numbers: std::ops::Range<usize>) {
