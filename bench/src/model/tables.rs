@@ -243,6 +243,20 @@ mod tests {
     }
 
     #[test]
+    fn the_fleets_that_were_measured_are_not_far_from_the_model() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("model.json");
+        let book = Book::read(&path).expect("it is a file of costs");
+        assert!(book.points.len() >= 3, "{:?}", book.points);
+        for point in &book.points {
+            let shape = Shape::measured(point.agents);
+            let demand = Demand::of(&shape, &book.costs(&point.program));
+            for ratio in [demand.cores / point.cores, demand.memory / point.memory] {
+                assert!((0.6..1.6).contains(&ratio), "{point:?}: {ratio}");
+            }
+        }
+    }
+
+    #[test]
     fn thousands_have_commas() {
         assert_eq!([7.0, 1000.0, 1e7].map(count), ["7", "1,000", "10,000,000"]);
     }
