@@ -18,6 +18,7 @@ mod federation;
 mod feed;
 mod filters;
 mod group;
+mod hex;
 mod iam;
 mod join_tokens;
 mod link;

@@ -8,6 +8,7 @@ use steeple_pki::digest::Sha256;
 use time::OffsetDateTime;
 use time::macros::format_description;
 
+use super::hex::hex;
 use crate::config::AwsIam;
 use crate::error::StoreError;
 
@@ -147,10 +148,6 @@ fn escape(text: &str) -> String {
         }
     }
     out
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[cfg(test)]

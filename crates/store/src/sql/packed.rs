@@ -18,6 +18,7 @@ use steeple_proto::spire::common::registration_entry::AdditionalAttributes;
 use steeple_spiffe::{SpiffeIdRef, TrustDomain};
 
 use super::dialect::Dialect;
+use super::hex::unhex;
 use super::timestamp::{self, Nanos};
 use super::tx::Tx;
 use crate::batch::{EntryBatch, EntryNumbers, Heads};
@@ -191,12 +192,6 @@ impl EntryRow<'_> {
             jwt_svid_include_jti: attributes.jwt_svid_include_jti,
         })
     }
-}
-
-fn unhex(text: &str) -> Option<Vec<u8>> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    let byte = |pair: &[u8]| Some(digit(*pair.first()?)? << 4 | digit(*pair.get(1)?)?);
-    text.as_bytes().chunks(2).map(byte).collect()
 }
 
 /// Rows that belong to entries, to be taken entry by entry.

@@ -11,6 +11,7 @@ use steeple_spiffe::Selector;
 
 use super::admit::{Admission, By, admit_one};
 use super::dialect::Dialect;
+use super::hex::{hex, unhex};
 use super::tx::{Row, Tx};
 use super::{node_rows, pages, schema, timestamp};
 use crate::error::{JoinTokenError, StoreError};
@@ -132,7 +133,7 @@ fn read(row: &Row) -> Result<(i64, ReusableToken), StoreError> {
     };
     let token = ReusableToken {
         id: row.get(1)?,
-        digest: unhex(&digest).ok_or_else(damaged)?,
+        digest: unhex(&digest).and_then(|it| it.try_into().ok()).ok_or_else(damaged)?,
         description: row.get_or_default(3)?,
         created_at: row.timestamp(4)?.map_or(0, timestamp::Nanos::seconds),
         expires_at: row.get(5)?,
@@ -243,23 +244,4 @@ async fn count_one(tx: &Tx, bearer: TokenBearer<'_>) -> Result<bool, StoreError>
         tx.insert(NODES, &columns).await?;
     }
     Ok(true)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    use std::fmt::Write as _;
-    bytes.iter().fold(String::new(), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
-}
-
-fn unhex(text: &str) -> Option<[u8; 32]> {
-    let mut bytes = [0; 32];
-    if text.len() != 64 || !text.is_ascii() {
-        return None;
-    }
-    for (index, byte) in bytes.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * index..2 * index + 2], 16).ok()?;
-    }
-    Some(bytes)
 }

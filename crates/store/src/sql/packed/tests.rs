@@ -175,11 +175,3 @@ async fn what_is_left_of_entries_that_are_gone_belongs_to_nobody() {
         rows.iter().flat_map(|entry| &entry.selectors).map(ToString::to_string).collect();
     assert_eq!(selectors, ["x:5", "x:9"]);
 }
-
-#[test]
-fn hexadecimal_digits_come_in_pairs() {
-    assert_eq!(unhex("00ff7Fa0"), Some(vec![0, 255, 127, 160]));
-    assert_eq!(unhex(""), Some(vec![]));
-    assert_eq!(unhex("0"), None);
-    assert_eq!(unhex("0g"), None);
-}
