@@ -2,90 +2,35 @@
 //! machine. Counted where the driver logs them; BEGIN and COMMIT are not among them.
 #![allow(clippy::unwrap_used, reason = "these are tests")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use steeple_spiffe::{Selector, SpiffeId};
 use steeple_store::{
     AttestedNode, EntryUpdate, JoinToken, NewEntry, NodeUpdate, Since, Store, StoreConfig, open,
 };
-use tokio::sync::{Mutex, MutexGuard};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
-
-static STATEMENTS: AtomicUsize = AtomicUsize::new(0);
-
-/// Counts what the driver logs, and does nothing with it.
-struct Counting;
-
-impl Subscriber for Counting {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "sqlx::query"
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut sets_up = SetsUp(false);
-        event.record(&mut sets_up);
-        if !sets_up.0 {
-            STATEMENTS.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
-/// Whether a statement is of those that begin each connection, whenever the pool makes one.
-struct SetsUp(bool);
-
-impl Visit for SetsUp {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "summary" {
-            self.0 |= format!("{value:?}").trim_start_matches('"').starts_with("PRAGMA");
-        }
-    }
-}
-
-/// One at a time: all stores of this process are counted together.
-static ONE: LazyLock<Mutex<()>> = LazyLock::new(|| {
-    tracing::subscriber::set_global_default(Counting).unwrap();
-    Mutex::new(())
-});
+use steeple_testkit::StatementCounter;
 
 struct Fixture {
     store: Arc<dyn Store>,
     _directory: tempfile::TempDir,
-    _one: MutexGuard<'static, ()>,
+    statements: StatementCounter,
 }
 
 impl Fixture {
     async fn new() -> Self {
-        let one = ONE.lock().await;
+        let statements = StatementCounter::alone().await;
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("datastore.sqlite3");
         let mut config = StoreConfig::sqlite(path.to_str().unwrap(), "1.15.0");
         config.log_sql = true;
         let store = open(&config).await.unwrap();
-        Self { store, _directory: directory, _one: one }
+        Self { store, _directory: directory, statements }
     }
 
-    /// What an operation answers, and how many statements it took. (All of them are logged before
-    /// the transaction's end is answered: it comes behind them in the same queue.)
+    /// What an operation answers, and how many statements it took.
     async fn count<T>(&self, work: impl Future<Output = T>) -> (T, usize) {
-        let before = STATEMENTS.load(Ordering::SeqCst);
-        let done = work.await;
-        (done, STATEMENTS.load(Ordering::SeqCst) - before)
+        self.statements.count(work).await
     }
 }
 

@@ -14,6 +14,7 @@ mod ca;
 mod child;
 mod databases;
 mod instructions;
+mod statements;
 
 use std::future::Future;
 use std::io;
@@ -27,6 +28,7 @@ pub use ca::{TestCa, TestSvid};
 pub use child::ChildGuard;
 pub use databases::{DATABASE_USER, DatabaseKind, DatabaseServer};
 pub use instructions::{InstructionCounter, Instructions, count_instructions, hold_instructions};
+pub use statements::StatementCounter;
 pub use steeple_runtime::ManualClock;
 
 /// A directory that goes away with the value. Its path is short enough for Unix sockets.

@@ -2,8 +2,7 @@
 
 #![expect(clippy::print_stdout, reason = "what was counted, or why it was not")]
 
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, LazyLock};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prost::Message;
@@ -11,11 +10,7 @@ use steeple_proto::spire::api::server::bundle::v1 as bundle_pb;
 use steeple_proto::spire::api::types;
 use steeple_server_api::GrpcService;
 use steeple_store::{DatabaseType, Since, StoreConfig};
-use steeple_testkit::{DatabaseKind, DatabaseServer};
-use tokio::sync::{Mutex, MutexGuard};
-use tracing::field::{Field, Visit};
-use tracing::span::{Attributes, Id, Record};
-use tracing::{Event, Metadata, Subscriber};
+use steeple_testkit::{DatabaseKind, DatabaseServer, StatementCounter};
 
 use crate::instructions::sync;
 use crate::stack::{EACH, World, sqlite, world};
@@ -29,70 +24,10 @@ const POLLS: usize = 12;
 /// Between two looks of the index at a quiet datastore (as `steeple_server` has it).
 const LOOK: Duration = Duration::from_millis(250);
 
-static STATEMENTS: AtomicUsize = AtomicUsize::new(0);
-
-/// Counts what the driver logs, and does nothing with it.
-struct Counting;
-
-impl Subscriber for Counting {
-    fn enabled(&self, metadata: &Metadata<'_>) -> bool {
-        metadata.target() == "sqlx::query"
-    }
-
-    fn new_span(&self, _: &Attributes<'_>) -> Id {
-        Id::from_u64(1)
-    }
-
-    fn record(&self, _: &Id, _: &Record<'_>) {}
-
-    fn record_follows_from(&self, _: &Id, _: &Id) {}
-
-    fn event(&self, event: &Event<'_>) {
-        let mut sets_up = SetsUp(false);
-        event.record(&mut sets_up);
-        if !sets_up.0 {
-            STATEMENTS.fetch_add(1, Ordering::SeqCst);
-        }
-    }
-
-    fn enter(&self, _: &Id) {}
-
-    fn exit(&self, _: &Id) {}
-}
-
-/// Whether a statement is of those that begin each connection, whenever the pool makes one.
-struct SetsUp(bool);
-
-impl Visit for SetsUp {
-    fn record_debug(&mut self, field: &Field, value: &dyn std::fmt::Debug) {
-        if field.name() == "summary" {
-            let summary = format!("{value:?}");
-            let summary = summary.trim_start_matches('"');
-            self.0 |= ["PRAGMA", "SET "].iter().any(|it| summary.starts_with(it));
-        }
-    }
-}
-
-/// One at a time: all stores of this process are counted together.
-async fn alone() -> MutexGuard<'static, ()> {
-    static ONE: LazyLock<Mutex<()>> = LazyLock::new(|| {
-        tracing::subscriber::set_global_default(Counting).unwrap();
-        Mutex::new(())
-    });
-    ONE.lock().await
-}
-
-/// How many statements something took, and nothing before it: one may be told of a little after
-/// its answer.
-async fn count<T>(work: impl Future<Output = T>) -> usize {
-    let mut seen = usize::MAX;
-    while seen != STATEMENTS.load(Ordering::SeqCst) {
-        seen = STATEMENTS.load(Ordering::SeqCst);
-        tokio::time::sleep(Duration::from_millis(200)).await;
-    }
-    let before = STATEMENTS.load(Ordering::SeqCst);
-    work.await;
-    STATEMENTS.load(Ordering::SeqCst) - before
+/// How many statements something took, and nothing before it.
+async fn count<T>(statements: &StatementCounter, work: impl Future<Output = T>) -> usize {
+    statements.quiet().await;
+    statements.count(work).await.1
 }
 
 /// A minute of the fleet's, in which the agents ask one after the other at the same distances.
@@ -126,15 +61,15 @@ async fn minute<S: GrpcService>(world: &World<S>, mut ask: impl AsyncFnMut(usize
 
 #[tokio::test]
 async fn on_sqlite_the_syncs_of_a_minute_ask_for_nothing_while_nothing_changes() {
-    let _alone = alone().await;
+    let statements = StatementCounter::alone().await;
     let (store, _directory) = sqlite().await;
     let world = world(store, AGENTS, LOOK).await;
     // Each connection is verified once, by the bundle.
     a_minute_of_syncs(&world).await;
-    assert_eq!(count(a_minute_of_syncs(&world)).await, 0);
+    assert_eq!(count(&statements, a_minute_of_syncs(&world)).await, 0);
     // A change is seen, and then it is as before.
     let id = &world.entry_ids[0];
-    assert!(count(world.store.delete_entry(id)).await > 0);
+    assert!(count(&statements, world.store.delete_entry(id)).await > 0);
     let deadline = std::time::Instant::now() + Duration::from_secs(30);
     while sync(&world, &world.agents[0]).await.entries.len() == EACH {
         assert!(std::time::Instant::now() < deadline, "the change is not seen");
@@ -145,17 +80,17 @@ async fn on_sqlite_the_syncs_of_a_minute_ask_for_nothing_while_nothing_changes()
             assert_eq!(sync(&world, agent).await.entries.len(), EACH);
         }
     };
-    assert_eq!(count(others).await, 0);
+    assert_eq!(count(&statements, others).await, 0);
     world.stop().await;
 }
 
 #[tokio::test]
 async fn bundles_are_read_once_a_second_whoever_asks() {
     const READING: usize = 1;
-    let _alone = alone().await;
+    let statements = StatementCounter::alone().await;
     let (store, _directory) = sqlite().await;
     let world = world(store, AGENTS, LOOK).await;
-    let read = count(a_minute_of_bundles(&world)).await;
+    let read = count(&statements, a_minute_of_bundles(&world)).await;
     println!("{read} statements for {} calls", AGENTS * POLLS);
     assert!((1..=60 * READING).contains(&read), "{read} statements");
     world.stop().await;
@@ -175,14 +110,14 @@ async fn on_postgres_a_sync_asks_for_the_agents_standing_and_for_nothing_else() 
             return;
         }
     };
-    let _alone = alone().await;
+    let statements = StatementCounter::alone().await;
     let name = database.new_database();
     let url = database.connection_string(&name);
     let config = StoreConfig::new(DatabaseType::Postgres, &url, "1.15.0");
     let store = steeple_store::open(&StoreConfig { log_sql: true, ..config }).await.unwrap();
     let revision = store.snapshot().await.unwrap().revision;
     let nothing = Arc::clone(&store);
-    let look = count(async {
+    let look = count(&statements, async {
         let seen = nothing.changes_since(&revision).await;
         assert!(matches!(seen, Ok(Since::Changes(changes)) if changes.is_empty()));
     });
@@ -190,7 +125,7 @@ async fn on_postgres_a_sync_asks_for_the_agents_standing_and_for_nothing_else() 
     // The index looks when this says so, and not otherwise.
     let world = world(store, AGENTS, Duration::from_secs(3600)).await;
     a_minute_of_syncs(&world).await;
-    let asked = count(a_minute_of_syncs(&world)).await;
+    let asked = count(&statements, a_minute_of_syncs(&world)).await;
     let syncs = AGENTS * POLLS;
     println!("{asked} statements for {syncs} syncs, {look} for a look at the feed");
     assert!(asked <= STANDING * syncs, "{asked} statements for {syncs} syncs");
