@@ -25,7 +25,7 @@ pub(super) const ARC: usize = 2 * size_of::<usize>();
 /// Records by handle; clones share all pages that neither of them changed.
 #[derive(Clone)]
 pub(super) struct Pages {
-    spine: Vec<Arc<Vec<Arc<Page>>>>,
+    spine: Arc<Vec<Arc<Vec<Arc<Page>>>>>,
     /// How many places there are, free ones too.
     places: usize,
     /// The first free place. What is in a free place is the next one.
@@ -44,7 +44,7 @@ struct Page {
 
 impl Pages {
     pub(super) fn new() -> Self {
-        Self { spine: Vec::new(), places: 0, free: NONE, len: 0 }
+        Self { spine: Arc::default(), places: 0, free: NONE, len: 0 }
     }
 
     pub(super) fn len(&self) -> usize {
@@ -66,10 +66,11 @@ impl Pages {
         }
         let handle = Handle::try_from(self.places).expect("no memory has so many entries");
         if self.places.is_multiple_of(PAGE * NODE) {
-            self.spine.push(Arc::default());
+            Arc::make_mut(&mut self.spine).push(Arc::default());
         }
         if self.places.is_multiple_of(PAGE) {
-            let node = self.spine.last_mut().expect("one was just pushed if there was none");
+            let node = Arc::make_mut(&mut self.spine).last_mut();
+            let node = node.expect("one was just pushed if there was none");
             let page = Page { bytes: Vec::new(), ends: [0; PAGE] };
             Arc::make_mut(node).push(Arc::new(page));
         }
@@ -122,7 +123,7 @@ impl Pages {
 
     fn page_mut(&mut self, handle: Handle) -> &mut Page {
         let at = handle as usize / PAGE;
-        let node = Arc::make_mut(&mut self.spine[at / NODE]);
+        let node = Arc::make_mut(&mut Arc::make_mut(&mut self.spine)[at / NODE]);
         Arc::make_mut(&mut node[at % NODE])
     }
 }

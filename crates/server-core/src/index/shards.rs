@@ -5,16 +5,20 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher, Hash, RandomState};
 use std::sync::Arc;
 
-/// Parts of one map. With 100,000 keys a part has about 200 of them, so that a
-/// change copies some kilobytes, whatever the size of the whole.
-const PARTS: usize = 512;
+/// Nodes of a spine, and parts below each. With 100,000 keys a part has about 100 of them, so that
+/// a change copies some kilobytes, whatever the size of the whole.
+const SPINE: usize = 32;
 
 type Part<K, V> = Arc<HashMap<K, V, RandomState>>;
+
+/// The parts below one node of the spine.
+type Node<K, V> = Arc<Vec<Part<K, V>>>;
 
 /// A hash map whose clones share every part that neither of them changed.
 #[derive(Clone)]
 pub(super) struct Shards<K, V> {
-    parts: Box<[Part<K, V>]>,
+    /// Shared as a whole, too: most changes touch one map of several.
+    spine: Arc<Vec<Node<K, V>>>,
     hasher: RandomState,
 }
 
@@ -23,7 +27,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
         let hasher = RandomState::new();
         // The parts begin as one and the same empty map.
         let empty = Arc::new(HashMap::with_hasher(hasher.clone()));
-        Self { parts: vec![empty; PARTS].into_boxed_slice(), hasher }
+        let node = Arc::new(vec![empty; SPINE]);
+        Self { spine: Arc::new(vec![node; SPINE]), hasher }
     }
 
     pub(super) fn get<Q>(&self, key: &Q) -> Option<&V>
@@ -31,7 +36,8 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        self.parts[self.part_of(key)].get(key)
+        let (node, part) = self.place(key);
+        self.spine[node][part].get(key)
     }
 
     pub(super) fn insert(&mut self, key: K, value: V) -> Option<V> {
@@ -69,11 +75,15 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
     }
 
     pub(super) fn values(&self) -> impl Iterator<Item = &V> {
-        self.parts.iter().flat_map(|part| part.values())
+        self.parts().flat_map(|part| part.values())
     }
 
     pub(super) fn len(&self) -> usize {
-        self.parts.iter().map(|part| part.len()).sum()
+        self.parts().map(|part| part.len()).sum()
+    }
+
+    fn parts(&self) -> impl Iterator<Item = &Part<K, V>> {
+        self.spine.iter().flat_map(|node| node.iter())
     }
 
     fn part_mut<Q>(&mut self, key: &Q) -> &mut HashMap<K, V, RandomState>
@@ -81,12 +91,15 @@ impl<K: Hash + Eq + Clone, V: Clone> Shards<K, V> {
         K: Borrow<Q>,
         Q: Hash + Eq + ?Sized,
     {
-        let at = self.part_of(key);
-        Arc::make_mut(&mut self.parts[at])
+        let (node, part) = self.place(key);
+        let node = &mut Arc::make_mut(&mut self.spine)[node];
+        Arc::make_mut(&mut Arc::make_mut(node)[part])
     }
 
-    fn part_of<Q: Hash + ?Sized>(&self, key: &Q) -> usize {
-        usize::try_from(self.hasher.hash_one(key) >> 32).expect("32 bits fit") % PARTS
+    /// Where the part of a key is.
+    fn place<Q: Hash + ?Sized>(&self, key: &Q) -> (usize, usize) {
+        let bits = usize::try_from(self.hasher.hash_one(key) >> 32).expect("32 bits fit");
+        (bits % SPINE, bits / SPINE % SPINE)
     }
 }
 
@@ -105,8 +118,7 @@ mod tests {
         map.remove(&8);
         assert_eq!((before.get(&7), before.get(&8)), (Some(&7), Some(&8)));
         assert_eq!((map.get(&7), map.get(&8)), (Some(&70), None));
-        let copied =
-            map.parts.iter().zip(&before.parts).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
+        let copied = map.parts().zip(before.parts()).filter(|(a, b)| !Arc::ptr_eq(a, b)).count();
         assert!(copied <= 2, "{copied} parts were copied");
         assert_eq!((before.len(), map.len()), (10_000, 9_999));
     }
@@ -116,6 +128,6 @@ mod tests {
         let mut map: Shards<u32, u32> = Shards::new();
         let before = map.clone();
         assert_eq!(map.remove(&1), None);
-        assert!(map.parts.iter().zip(&before.parts).all(|(a, b)| Arc::ptr_eq(a, b)));
+        assert!(Arc::ptr_eq(&map.spine, &before.spine));
     }
 }

@@ -36,7 +36,8 @@ pub(super) fn by_parent_path(entry: EntryRef<'_>) -> &[u8] {
 pub(super) struct Table {
     key: Key,
     hasher: RandomState,
-    spine: Vec<Arc<Vec<Arc<Part>>>>,
+    /// Shared as a whole, too: changes of agents touch no table.
+    spine: Arc<Vec<Arc<Vec<Arc<Part>>>>>,
 }
 
 #[derive(Clone, Default)]
@@ -68,7 +69,7 @@ impl Table {
     pub(super) fn new(key: Key, hasher: RandomState) -> Self {
         // Begins as one and the same empty part everywhere.
         let node = Arc::new(vec![Arc::default(); SPINE]);
-        Self { key, hasher, spine: vec![node; SPINE] }
+        Self { key, hasher, spine: Arc::new(vec![node; SPINE]) }
     }
 
     /// What has this key.
@@ -228,9 +229,10 @@ fn unsorting(sorting: u64) -> u64 {
     sorting.rotate_right(64 - 32 - 2 * SPINE.ilog2())
 }
 
-fn part_mut(spine: &mut [Arc<Vec<Arc<Part>>>], hash: u64) -> &mut Part {
+fn part_mut(spine: &mut Arc<Vec<Arc<Vec<Arc<Part>>>>>, hash: u64) -> &mut Part {
     let (node, part) = place(hash);
-    Arc::make_mut(&mut Arc::make_mut(&mut spine[node])[part])
+    let node = &mut Arc::make_mut(spine)[node];
+    Arc::make_mut(&mut Arc::make_mut(node)[part])
 }
 
 impl Part {
