@@ -46,7 +46,9 @@ pub fn code_name(code: Code) -> &'static str {
     }
 }
 
-fn code(headers: &HeaderMap) -> Option<Code> {
+/// The code among an answer's headers: that of a call that failed at once, whose answer is nothing
+/// else. Nothing but the code is looked at.
+pub fn code(headers: &HeaderMap) -> Option<Code> {
     headers.get(Status::GRPC_STATUS).map(|value| Code::from_bytes(value.as_bytes()))
 }
 

@@ -1,8 +1,9 @@
 //! One call: who makes it, by what right, and how it is logged.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use http::uri::Authority;
 use steeple_proto::spire::api::types;
 use steeple_runtime::Clock;
 use steeple_runtime::log::Extra;
@@ -13,12 +14,15 @@ use steeple_store::StoreError;
 use tonic::{Code, Request, Status};
 
 use crate::limit::{LimitRefusal, Limits, Toll};
-use crate::load::{Class, Load, Place};
+use crate::load::{Class, Load, Overloaded, Place};
 use crate::status::Answer;
 use crate::table::Row;
 
 /// The longest text of a caller that the log repeats: a SPIFFE ID fits.
 const MAX_SHOWN: usize = 2048;
+
+/// The longest name of ours in a client's mouth that is kept (RFC 1035 section 2.3.4).
+const MAX_HOST: usize = 255;
 
 /// What the stack found out about a call. Handlers get it from the request.
 #[derive(Clone)]
@@ -27,7 +31,7 @@ pub(crate) struct Call(Arc<Facts>);
 /// The parts of a [`Call`].
 pub(crate) struct Facts {
     pub(crate) row: &'static Row,
-    pub(crate) request_id: String,
+    pub(crate) request_id: RequestId,
     pub(crate) caller: Caller,
     pub(crate) permit: Permit,
     pub(crate) limits: Arc<Limits>,
@@ -39,8 +43,18 @@ pub(crate) struct Facts {
     pub(crate) deadline: Option<Instant>,
     /// What a handler adds to the audit record; none when there is no record.
     pub(crate) notes: Option<Mutex<Extra>>,
-    /// The host that the client meant to call, in its own words.
-    pub(crate) host: Option<String>,
+    /// What the client meant to call, in its own words.
+    pub(crate) authority: Option<Authority>,
+}
+
+/// By what the log knows a call; made when it is first written.
+#[derive(Default)]
+pub(crate) struct RequestId(OnceLock<String>);
+
+impl RequestId {
+    pub(crate) fn text(&self) -> &str {
+        self.0.get_or_init(|| uuid::Uuid::new_v4().to_string())
+    }
 }
 
 /// What an error is about: more fields for its line in the log, by upstream's names.
@@ -62,7 +76,7 @@ macro_rules! log_call {
             subsystem_name = "api",
             method = call.facts().row.method(),
             service = call.facts().row.service(),
-            request_id = call.facts().request_id.as_str(),
+            request_id = call.facts().request_id.text(),
             caller_addr = call.caller_addr(),
             caller_id = call.caller_id(),
             authorized_as = call.facts().permit.authorized_as(),
@@ -73,6 +87,13 @@ macro_rules! log_call {
     }};
 }
 pub(crate) use log_call;
+
+impl Facts {
+    /// The host that the client meant to call.
+    pub(crate) fn host(&self) -> Option<String> {
+        self.authority.as_ref().map(|it| it.host().chars().take(MAX_HOST).collect())
+    }
+}
 
 impl Call {
     pub(crate) fn new(facts: Facts) -> Self {
@@ -154,23 +175,22 @@ impl Call {
             Toll::PerItem(..) => self.spend(u32::try_from(items).unwrap_or(u32::MAX)).await?,
             Toll::Free | Toll::PerCall(..) => return Err(misconfigured()),
         }
-        self.enter().await
+        Ok(self.enter().await?)
     }
 
     /// Waits for a place among the calls of its class that are worked on, and keeps it until
     /// [`Self::leave`]. That there is none is logged for all such calls together.
-    pub(crate) async fn enter(&self) -> Result<(), Status> {
+    pub(crate) async fn enter(&self) -> Result<(), Overloaded> {
         let Some(class) = Class::of(self.0.row) else { return Ok(()) };
-        let place = self.0.load.enter(class, &self.0.caller, self.0.deadline).await;
-        self.put(Some(place.map_err(|overloaded| overloaded.status())?));
+        let place = self.0.load.enter(class, &self.0.caller, self.0.deadline).await?;
+        self.put(Some(place));
         Ok(())
     }
 
     /// Refuses a call for which there will be no place in time, before its request is read.
-    pub(crate) fn glance(&self) -> Result<(), Status> {
+    pub(crate) fn glance(&self) -> Result<(), Overloaded> {
         let Some(class) = Class::of(self.0.row) else { return Ok(()) };
-        let refused = self.0.load.glance(class, &self.0.caller, self.0.deadline);
-        refused.map_err(|overloaded| overloaded.status())
+        self.0.load.glance(class, &self.0.caller, self.0.deadline)
     }
 
     /// Takes a place again that it left for a while: it was let in once.

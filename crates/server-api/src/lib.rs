@@ -27,6 +27,7 @@ mod load;
 mod logger;
 mod name;
 mod push;
+mod refusal;
 mod stack;
 mod status;
 mod svid;

@@ -109,9 +109,13 @@ impl Answer for LimitRefusal {
 /// that know no details in a `retry-after` trailer, in seconds.
 pub(crate) fn retry_later(text: impl Into<String>, wait: Duration) -> Status {
     let mut status = with_details(Code::ResourceExhausted, text, vec![retry_info(wait)]);
-    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
-    status.metadata_mut().insert("retry-after", MetadataValue::from(seconds));
+    status.metadata_mut().insert("retry-after", MetadataValue::from(whole_seconds(wait)));
     status
+}
+
+/// What `retry-after` says of a wait.
+pub(crate) fn whole_seconds(wait: Duration) -> u64 {
+    wait.as_secs() + u64::from(wait.subsec_nanos() > 0)
 }
 
 /// The buckets of every caller.

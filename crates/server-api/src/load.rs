@@ -157,9 +157,9 @@ impl LoadLimits {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, thiserror::Error)]
 #[error("the server is overloaded: too many calls of this kind ({class})", class = class.name())]
 pub(crate) struct Overloaded {
-    class: Class,
+    pub(crate) class: Class,
     /// When to come again.
-    wait: Duration,
+    pub(crate) wait: Duration,
 }
 
 impl Answer for Overloaded {
@@ -171,6 +171,12 @@ impl Answer for Overloaded {
 
     fn status(&self) -> Status {
         retry_later(self.text(), self.wait)
+    }
+}
+
+impl From<Overloaded> for Status {
+    fn from(overloaded: Overloaded) -> Self {
+        overloaded.status()
     }
 }
 

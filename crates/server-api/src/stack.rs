@@ -25,17 +25,15 @@ use tonic::{Code, Status};
 use tower_service::Service;
 
 use crate::audit::{Audit, Open, Subject};
-use crate::call::{Call, Facts};
+use crate::call::{Call, Facts, RequestId};
 use crate::judge::{Case, Judge};
 use crate::limit::{Bucket, Limits, Toll, site};
 use crate::load::{Held, Load, Sender};
+use crate::refusal::Refusal;
 use crate::status::{Answer, denied};
 use crate::table::{self, Row};
 use crate::tap;
 use crate::turns::{self, Turn, Turns};
-
-/// The longest name of ours in a client's mouth that is kept (RFC 1035 section 2.3.4).
-const MAX_HOST: usize = 255;
 
 /// What the stack decides with; shared by both listeners.
 pub(crate) struct Stack {
@@ -92,24 +90,14 @@ where
         // The client counts from when it asked, not from when there was time to look.
         let arrived = Instant::now();
         Box::pin(async move {
-            let (mut head, body) = request.into_parts();
-            let (body, _held) = stack.meter(local, &head, body);
+            let (head, body) = request.into_parts();
             let traceparent = head.headers.get("traceparent").and_then(|it| it.to_str().ok());
             let rpc = rpc::call(row.path, traceparent);
             let response = rpc.scope(async {
                 match stack.before(row, local, &head, body, arrived).await {
-                    Ok(Passed { call, turn, open, body }) => {
-                        head.extensions.insert(call.clone());
-                        let response = inner.call(Request::from_parts(head, body)).await?;
-                        call.leave();
-                        let response = words_of_grpc(response);
-                        let response = match open {
-                            Some(open) => open.follow(response).await,
-                            None => response,
-                        };
-                        Ok(turns::keep(turn, response))
-                    }
-                    Err(status) => Ok(status.into_http()),
+                    // Boxed, so that what is refused does not pay for the room of what is not.
+                    Ok(passed) => Box::pin(served(inner, head, passed)).await,
+                    Err(refusal) => Ok(refusal.into_http()),
                 }
             });
             let response: Result<_, Infallible> = response.await;
@@ -129,6 +117,30 @@ struct Passed {
     /// Its audit record.
     open: Option<Open>,
     body: Body,
+    /// The room that its messages have.
+    held: Held,
+}
+
+/// What the handler answers to a call that passed.
+async fn served<S>(
+    mut inner: S,
+    mut head: request::Parts,
+    passed: Passed,
+) -> Result<Response<Body>, Infallible>
+where
+    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
+{
+    let Passed { call, turn, open, body, held } = passed;
+    head.extensions.insert(call.clone());
+    let response = inner.call(Request::from_parts(head, body)).await?;
+    call.leave();
+    let response = words_of_grpc(response);
+    let response = match open {
+        Some(open) => open.follow(response).await,
+        None => response,
+    };
+    drop(held);
+    Ok(turns::keep(turn, response))
 }
 
 impl Stack {
@@ -150,14 +162,18 @@ impl Stack {
         head: &request::Parts,
         mut body: Body,
         arrived: Instant,
-    ) -> Result<Passed, Status> {
+    ) -> Result<Passed, Refusal> {
         let subject = self.audit.subject(head);
-        let request_id = uuid::Uuid::new_v4().to_string();
+        let request_id = RequestId::default();
         let caller = if local { Caller::Local } else { self.authenticate(row, head).await? };
-        let mut message = None;
-        if self.judge.is_some() && !row.is_stream() {
-            let taken = tap::take(&head.headers, body).await?;
-            (message, body) = (taken.message, taken.body);
+        let (mut message, mut held) = (None, None);
+        if self.judge.is_some() {
+            let (metered, room) = self.meter(local, head, body);
+            (body, held) = (metered, Some(room));
+            if !row.is_stream() {
+                let taken = Box::pin(tap::take(&head.headers, body)).await?;
+                (message, body) = (taken.message, taken.body);
+            }
         }
         let permit = self.authorize(row, &caller, &request_id, &subject, message.clone()).await?;
         let call = Call::new(Facts {
@@ -171,30 +187,36 @@ impl Stack {
             clock: Arc::clone(&self.clock),
             deadline: timeout(&head.headers).map(|timeout| arrived + timeout),
             notes: self.audit.is_enabled().then(Mutex::default),
-            host: head.uri.authority().map(|it| it.host().chars().take(MAX_HOST).collect()),
+            authority: head.uri.authority().cloned(),
         });
         let turn = match self.admit(&call).await {
             Ok(turn) => turn,
-            Err(status) => {
+            Err(refusal) => {
                 if self.audit.is_enabled() {
-                    Open::new(call, subject, &self.trust_domain, message).failed(&status);
+                    let open = Open::new(call, subject, &self.trust_domain, message);
+                    open.failed(&refusal.status());
                 }
-                return Err(status);
+                return Err(refusal);
             }
         };
+        // Before, nobody reads of it.
+        let (mut body, held) = match held {
+            Some(held) => (body, held),
+            None => self.meter(local, head, body),
+        };
         if !self.audit.is_enabled() {
-            return Ok(Passed { call, turn, open: None, body });
+            return Ok(Passed { call, turn, open: None, body, held });
         }
         if self.judge.is_none() && !row.is_stream() {
-            let taken = tap::take(&head.headers, body).await?;
+            let taken = Box::pin(tap::take(&head.headers, body)).await?;
             (message, body) = (taken.message, taken.body);
         }
         let open = Open::new(call.clone(), subject, &self.trust_domain, message);
-        Ok(Passed { call, turn, open: Some(open), body })
+        Ok(Passed { call, turn, open: Some(open), body, held })
     }
 
     /// The limits.
-    async fn admit(&self, call: &Call) -> Result<Option<Turn>, Status> {
+    async fn admit(&self, call: &Call) -> Result<Option<Turn>, Refusal> {
         match call.facts().row.toll {
             Toll::PerCall(..) => call.spend(1).await?,
             // It pays when its request was read, which is of no use if it will be refused then.
@@ -203,7 +225,7 @@ impl Stack {
         }
         if call.facts().row.path == "/grpc.health.v1.Health/List" {
             // tonic's service does not know it, SPIRE's knows no more than its name.
-            return Err(Status::unimplemented("method List not implemented"));
+            return Err(Status::unimplemented("method List not implemented").into());
         }
         let turn = match call.caller_svid() {
             None => None,
@@ -254,7 +276,7 @@ impl Stack {
         &self,
         row: &'static Row,
         caller: &Caller,
-        request_id: &str,
+        request_id: &RequestId,
         subject: &Subject,
         message: Option<Bytes>,
     ) -> Result<Permit, Status> {
@@ -281,7 +303,7 @@ impl Stack {
                 subsystem_name = "api",
                 method = row.method(),
                 service = row.service(),
-                request_id,
+                request_id = request_id.text(),
                 caller_addr,
                 caller_id,
                 authorized_as = error.is_none().then_some("nobody"),
@@ -305,7 +327,7 @@ impl Stack {
         judge: &Judge,
         row: &'static Row,
         caller: &Caller,
-        request_id: &str,
+        request_id: &RequestId,
         subject: &Subject,
         message: Option<Bytes>,
     ) -> Result<Rule, Status> {
@@ -323,7 +345,7 @@ impl Stack {
                 subsystem_name = "api",
                 method = row.method(),
                 service = row.service(),
-                request_id,
+                request_id = request_id.text(),
                 caller_addr,
                 caller_id,
                 %error,
@@ -386,6 +408,9 @@ fn timeout(headers: &HeaderMap) -> Option<Duration> {
 
 /// A message over the size limit gets the code and the words that grpc-go has for it.
 fn words_of_grpc(mut response: Response<Body>) -> Response<Body> {
+    if outcome::code(response.headers()) != Some(Code::OutOfRange) {
+        return response;
+    }
     let status = Status::from_header_map(response.headers());
     if let Some(status) = status.as_ref().and_then(too_large) {
         // Fails for a text that no header can hold; digits and these words fit.

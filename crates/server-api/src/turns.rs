@@ -16,6 +16,7 @@ use bytes::Bytes;
 use http::Response;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use pin_project_lite::pin_project;
+use steeple_net::outcome;
 use steeple_runtime::PerKey;
 use steeple_spiffe::SpiffeId;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -123,7 +124,7 @@ impl Drop for Waiter<'_> {
 pub(crate) fn keep(turn: Option<Turn>, response: Response<Body>) -> Response<Body> {
     match turn {
         // A call that fails at once has its status among the headers, and no body.
-        Some(turn) if Status::from_header_map(response.headers()).is_none() => {
+        Some(turn) if outcome::code(response.headers()).is_none() => {
             response.map(|inner| Body::new(Kept { inner, turn: Arc::new(turn) }))
         }
         _ => response,

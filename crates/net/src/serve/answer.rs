@@ -4,7 +4,8 @@
 use std::convert::Infallible;
 
 use http::header::{ALLOW, CONTENT_TYPE};
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use http_body::Body as _;
 use tokio::time::{Instant, timeout_at};
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -33,9 +34,17 @@ where
         return service.oneshot(request).await.map(reword);
     };
     match timeout_at(deadline, service.oneshot(request)).await {
-        Ok(Ok(response)) => Ok(reword(response).map(|body| Body::new(Timely::new(body, deadline)))),
+        Ok(Ok(response)) => Ok(timely(reword(response), deadline)),
         Err(_) => Ok(deadline::exceeded().into_http()),
     }
+}
+
+/// Holds what is still to come of an answer to the deadline.
+fn timely(response: Response<Body>, deadline: Instant) -> Response<Body> {
+    if response.body().is_end_stream() {
+        return response;
+    }
+    response.map(|body| Body::new(Timely::new(body, deadline)))
 }
 
 /// A request that is not gRPC's.
@@ -71,6 +80,9 @@ fn plain(code: StatusCode, status: &Status) -> Response<Body> {
 /// tonic's answers to messages that it cannot take, in grpc-go's code and words.
 fn reword(mut response: Response<Body>) -> Response<Body> {
     let headers = response.headers_mut();
+    if !is_perhaps_tonics(headers) {
+        return response;
+    }
     let Some(status) = Status::from_header_map(headers) else { return response };
     if let Some((code, text)) = in_other_words(status.code(), status.message()) {
         headers.remove(Status::GRPC_STATUS);
@@ -80,6 +92,15 @@ fn reword(mut response: Response<Body>) -> Response<Body> {
     }
     response
 }
+
+/// Whether the text may be one of tonic's. To take a status apart costs more than most refusals.
+fn is_perhaps_tonics(headers: &HeaderMap) -> bool {
+    let text = headers.get(Status::GRPC_MESSAGE).map(HeaderValue::as_bytes);
+    text.is_some_and(|text| TONICS.iter().any(|begin| text.starts_with(begin)))
+}
+
+/// How the texts begin that [`in_other_words`] knows, as they are in a header.
+const TONICS: [&[u8]; 2] = [b"Error", b"failed"];
 
 fn in_other_words(code: Code, text: &str) -> Option<(Code, String)> {
     match code {

@@ -205,7 +205,7 @@ fn caller(call: &Call) -> Caller {
         access::Caller::Local => String::new(),
         access::Caller::Remote { address, .. } => address.ip().to_string(),
     };
-    Caller { host: facts.host.clone().unwrap_or_default(), ip }
+    Caller { host: facts.host().unwrap_or_default(), ip }
 }
 
 #[async_trait]

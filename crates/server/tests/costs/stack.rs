@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use bytes::{BufMut, Bytes, BytesMut};
-use http::{Request, header};
+use http::{HeaderMap, Request, Response, header};
 use http_body_util::{BodyExt, Full};
 use prost::Message;
 use steeple_ca::{CaConfig, CaManager, Credentials};
@@ -243,14 +243,8 @@ async fn parts(
 impl<S: GrpcService> World<S> {
     /// Calls a method over a connection; the message of the answer, which is to be one.
     pub(crate) async fn call(&self, peer: &TlsPeer, path: &str, message: &impl Message) -> Bytes {
-        let mut request = Request::post(path).body(Body::new(framed(message))).unwrap();
-        request.extensions_mut().insert(peer.clone());
-        let headers = request.headers_mut();
-        headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
-        headers.insert(header::TE, header::HeaderValue::from_static("trailers"));
-        let mut service = self.service.clone();
-        poll_fn(|context| service.poll_ready(context)).await.unwrap();
-        let mut body = service.call(request).await.unwrap().into_body();
+        let request = request(peer, path, Body::new(framed(message)));
+        let mut body = self.answer(request).await.into_body();
         let (mut answer, mut status) = (Bytes::new(), None);
         while let Some(frame) = body.frame().await {
             match frame.unwrap().into_data() {
@@ -266,11 +260,33 @@ impl<S: GrpcService> World<S> {
         answer.slice(PREFIX..)
     }
 
+    /// Calls a method for an answer that nobody waits for any more; the headers of what it is told.
+    pub(crate) async fn call_too_late(&self, peer: &TlsPeer, path: &str, body: Body) -> HeaderMap {
+        let mut request = request(peer, path, body);
+        request.headers_mut().insert("grpc-timeout", header::HeaderValue::from_static("1n"));
+        self.answer(request).await.into_parts().0.headers
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let mut service = self.service.clone();
+        poll_fn(|context| service.poll_ready(context)).await.unwrap();
+        service.call(request).await.unwrap()
+    }
+
     pub(crate) async fn stop(self) {
         assert!(self.stop.drain(Duration::from_secs(30)).await);
         self.tasks.join().await.unwrap();
         self.store.close().await;
     }
+}
+
+fn request(peer: &TlsPeer, path: &str, body: Body) -> Request<Body> {
+    let mut request = Request::post(path).body(body).unwrap();
+    request.extensions_mut().insert(peer.clone());
+    let headers = request.headers_mut();
+    headers.insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/grpc"));
+    headers.insert(header::TE, header::HeaderValue::from_static("trailers"));
+    request
 }
 
 /// gRPC's, before each message.
