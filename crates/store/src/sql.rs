@@ -18,6 +18,7 @@ mod federation;
 mod feed;
 mod filters;
 mod group;
+mod held;
 mod hex;
 mod iam;
 mod join_tokens;
@@ -58,9 +59,10 @@ use crate::error::StoreError;
 use dialect::Dialect;
 use failure::Retry;
 use group::Group;
+use held::Transaction;
 use link::Source;
 use mark::WalIndex;
-use tx::Tx;
+use tx::{Failed, Tx};
 
 const BUNDLES: &str = "bundles";
 const CA_JOURNALS: &str = "ca_journals";
@@ -179,7 +181,11 @@ impl SqlStore {
 
     /// Begins a transaction that may write, after those that are ahead of it.
     async fn write(&self) -> Result<Tx, StoreError> {
-        let inner = self.begin(&self.writer, self.dialect.write_options()).await?;
+        let source = &self.writer;
+        let inner = match &source.held {
+            Some(held) => Transaction::Held(self.ask(source, || held.begin()).await?),
+            None => self.begin(source, self.dialect.write_options()).await?.into(),
+        };
         Ok(Tx::writing(inner, self.dialect, (self.now)()))
     }
 
@@ -247,6 +253,15 @@ impl SqlStore {
         tx: Tx,
         done: Result<T, StoreError>,
     ) -> (Result<T, StoreError>, Retry) {
+        match self.end(tx, done).await {
+            Ok(value) => (Ok(value), Retry::Never),
+            Err(Failed::TakenBack(error, retry)) => (Err(error), retry),
+            Err(Failed::Unknown(error)) => (Err(error), Retry::Never),
+        }
+    }
+
+    /// As [`Self::finish`], and tells what was taken back from what may have been done.
+    async fn end<T>(&self, tx: Tx, done: Result<T, StoreError>) -> Result<T, Failed> {
         let written = match done {
             Ok(value) => tx.write_events().await.map(|()| value),
             Err(error) => Err(error),
@@ -254,23 +269,21 @@ impl SqlStore {
         match written {
             Ok(value) => {
                 let (wrote_events, wrote_bundles) = (tx.wrote_events(), tx.wrote_bundles());
-                if let Err(error) = tx.commit(&self.id).await {
-                    return (Err(error), Retry::Never);
-                }
+                tx.commit(&self.id).await?;
                 if wrote_events {
                     listen::count_up(&self.wake);
                 }
                 if wrote_bundles {
                     listen::count_up(&self.wake_bundles);
                 }
-                (Ok(value), Retry::Never)
+                Ok(value)
             }
             Err(error) => {
                 let retry = tx.retry();
                 if let Err(rollback) = tx.rollback().await {
                     tracing::warn!(subsystem_name = "sql", error = %rollback, "Rollback failed");
                 }
-                (Err(error), retry)
+                Err(Failed::TakenBack(error, retry))
             }
         }
     }

@@ -1,5 +1,5 @@
 //! How many statements a path sends to its database, counted where the driver logs them (the
-//! store's `log_sql` has to be on). BEGIN and COMMIT are not among them.
+//! store's `log_sql` has to be on). BEGIN, and COMMIT where it comes by itself, are not among them.
 
 use std::fmt::Debug;
 use std::sync::LazyLock;
@@ -81,7 +81,8 @@ impl Subscriber for Counting {
     fn exit(&self, _: &Id) {}
 }
 
-/// Whether a statement is of those that begin each connection, whenever the pool makes one.
+/// Whether a statement is of those that begin each connection, whenever the pool makes one, or that
+/// begin and end each transaction and nothing else.
 struct SetsUp(bool);
 
 impl Visit for SetsUp {
@@ -89,7 +90,8 @@ impl Visit for SetsUp {
         if field.name() == "summary" {
             let summary = format!("{value:?}");
             let summary = summary.trim_start_matches('"');
-            self.0 |= ["PRAGMA", "SET "].iter().any(|it| summary.starts_with(it));
+            let sets_up = ["PRAGMA", "SET ", "BEGIN", "COMMIT", "ROLLBACK"];
+            self.0 |= sets_up.iter().any(|it| summary.starts_with(it));
         }
     }
 }

@@ -11,9 +11,9 @@ use sea_orm::Statement;
 use sea_orm::sea_query::{Expr, Query};
 use steeple_spiffe::SpiffeId;
 
-use super::create::{event_rows, pieces};
+use super::create::pieces;
 use super::tx::Tx;
-use super::{JOIN_TOKENS, NODE_EVENTS, NODES, nodes, timestamp};
+use super::{JOIN_TOKENS, NODES, nodes, timestamp};
 use crate::error::StoreError;
 use crate::model::{AttestedNode, NodeUpdate};
 
@@ -253,12 +253,8 @@ async fn write(
     for selectors in pieces(&selectors, tx.dialect) {
         statements.push(tx.built(&nodes::selector_rows(tx, selectors)));
     }
-    let touched: Vec<&str> = recorded.iter().map(|node| node.spiffe_id.as_str()).collect();
-    for events in event_rows(tx, NODE_EVENTS, "spiffe_id", &touched) {
-        statements.push(tx.built(&events));
-    }
-    tx.entries_touched();
-    tx.run_together(statements).await
+    recorded.iter().for_each(|node| tx.node_event(node.spiffe_id.as_str()));
+    tx.run_last(statements).await
 }
 
 /// The next serial number of an agent, which has not used it yet.

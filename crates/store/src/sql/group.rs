@@ -17,7 +17,7 @@ use tokio::sync::oneshot;
 use super::admit::{self, Admission, Admitted, Renewal};
 use super::create::{self, Made};
 use super::dialect::Dialect;
-use super::tx::Tx;
+use super::tx::{Failed, Tx};
 use super::{Attempts, IfMade, SqlStore};
 use crate::error::StoreError;
 use crate::model::NewEntry;
@@ -253,15 +253,14 @@ impl SqlStore {
             }
         };
         let mut jobs = self.next_jobs();
-        match run_all(&tx, &mut jobs).await {
-            Ok(outcomes) => {
-                let (committed, _) = self.finish(tx, Ok(())).await;
-                for (job, outcome) in jobs.into_iter().zip(outcomes) {
-                    answer(job, outcome, &committed);
-                }
-            }
-            Err(error) => {
-                let _taken_back = self.finish(tx, Err::<(), _>(error.clone())).await;
+        let (outcomes, done) = match run_all(&tx, &mut jobs).await {
+            Ok(outcomes) => (outcomes, Ok(())),
+            Err(error) => (Vec::new(), Err(error)),
+        };
+        let committed = match self.end(tx, done).await {
+            Ok(()) => Ok(()),
+            Err(Failed::Unknown(error)) => Err(error),
+            Err(Failed::TakenBack(error, _)) => {
                 let shared = jobs.len() > 1;
                 for job in jobs {
                     if shared {
@@ -270,7 +269,11 @@ impl SqlStore {
                         self.was_alone(job, error.clone()).await;
                     }
                 }
+                return;
             }
+        };
+        for (job, outcome) in jobs.into_iter().zip(outcomes) {
+            answer(job, outcome, &committed);
         }
     }
 

@@ -12,6 +12,7 @@ use sea_orm::{DatabaseConnection, SqlxMySqlConnector, SqlxPostgresConnector};
 use steeple_runtime::Backoff;
 
 use super::dialect::Dialect;
+use super::held::Held;
 use super::iam::{Login, Token};
 use super::look::Looks;
 use crate::config::{Now, StoreConfig};
@@ -39,6 +40,8 @@ pub(super) struct Source {
     pub(super) link: Link,
     /// On SQLite, connections for reads of one statement.
     pub(super) looks: Option<Looks>,
+    /// Of a SQLite file, the connection that writes.
+    pub(super) held: Option<Held>,
     gate: Mutex<Gate>,
     /// Held by who finds out why a connection is long in coming.
     asking: tokio::sync::Mutex<()>,
@@ -83,12 +86,18 @@ enum Entry {
 impl Source {
     pub(super) fn new(name: &'static str, connection: DatabaseConnection, link: Link) -> Self {
         let (gate, asking) = (Mutex::new(Gate::Open), tokio::sync::Mutex::new(()));
-        Self { name, connection, link, looks: None, gate, asking }
+        Self { name, connection, link, looks: None, held: None, gate, asking }
     }
 
     /// With connections of their own for reads of one statement.
     pub(super) fn with_looks(mut self, looks: Looks) -> Self {
         self.looks = Some(looks);
+        self
+    }
+
+    /// With a connection that is kept for those who write.
+    pub(super) fn with_held(mut self, held: Held) -> Self {
+        self.held = Some(held);
         self
     }
 
@@ -202,6 +211,9 @@ impl Source {
     pub(super) async fn close(&self) {
         if let Some(looks) = &self.looks {
             looks.close();
+        }
+        if let Some(held) = &self.held {
+            held.close().await;
         }
         // SQLite folds the write-ahead log back into the file when the last connection closes.
         if let Err(error) = self.connection.close_by_ref().await {

@@ -5,21 +5,25 @@
 //! a connection comes back. So the connections of these reads are kept beside the pool.
 
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use sea_orm::sea_query::{SelectStatement, Value, Values};
-use sea_orm::sqlx::sqlite::{SqliteArguments, SqliteConnectOptions, SqliteConnection};
+use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sea_orm::sqlx::{
-    Arguments as _, AssertSqlSafe, ConnectOptions as _, SqlSafeStr as _, SqlStr, query_with,
+    AssertSqlSafe, ConnectOptions as _, Error, SqlSafeStr as _, SqlStr, query_with,
 };
 use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, RuntimeErr, StatementBuilder};
+use tokio::sync::Semaphore;
 
 use super::SqlStore;
+use super::held::arguments;
 use super::link::Source;
 use super::tx::Row;
 use crate::error::StoreError;
 
-/// So many connections are kept; who finds none makes one.
-const KEPT: usize = 2;
+/// So many connections there are at most. More than the processors of a small machine gain nothing,
+/// and making one takes a thread and the work of ten reads.
+const CONNECTIONS: usize = 4;
 
 /// Connections to a SQLite database that are nobody's at the moment. One that is in use and not
 /// given back, because its reader went away or failed, is closed.
@@ -28,27 +32,26 @@ pub(super) struct Looks {
     options: SqliteConnectOptions,
     /// None once the store is closed.
     kept: Mutex<Option<Vec<SqliteConnection>>>,
+    /// As many as may be in use.
+    turns: Semaphore,
+    /// How long a reader waits for another's connection.
+    patience: Duration,
 }
 
 impl Looks {
-    pub(super) fn new(options: SqliteConnectOptions) -> Self {
-        Self { options, kept: Mutex::new(Some(Vec::new())) }
+    pub(super) fn new(options: SqliteConnectOptions, patience: Duration) -> Self {
+        let (kept, turns) = (Mutex::new(Some(Vec::new())), Semaphore::new(CONNECTIONS));
+        Self { options, kept, turns, patience }
     }
 
     async fn all(&self, sql: SqlStr, values: Values) -> Result<Vec<QueryResult>, DbErr> {
-        let mut arguments = SqliteArguments::default();
-        for value in values.0 {
-            let added = match value {
-                Value::String(text) => arguments.add(text),
-                Value::BigInt(number) => arguments.add(number),
-                Value::Int(number) => arguments.add(number),
-                other => return Err(DbErr::Custom(format!("no such value here: {other:?}"))),
-            };
-            added.map_err(|error| DbErr::Custom(error.to_string()))?;
-        }
+        let arguments = arguments(Some(values))?;
+        let turn = tokio::time::timeout(self.patience, self.turns.acquire()).await;
+        let turn = turn.map_err(|_| failed(Error::PoolTimedOut))?;
+        let _turn = turn.map_err(|_| failed(Error::PoolClosed))?;
         let kept = {
             let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-            kept.as_mut().ok_or_else(|| failed(sea_orm::sqlx::Error::PoolClosed))?.pop()
+            kept.as_mut().ok_or_else(|| failed(Error::PoolClosed))?.pop()
         };
         let mut connection = match kept {
             Some(connection) => connection,
@@ -56,8 +59,7 @@ impl Looks {
         };
         let rows = query_with(sql, arguments).fetch_all(&mut connection).await;
         let rows = rows.map_err(failed)?;
-        let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(kept) = kept.as_mut().filter(|kept| kept.len() < KEPT) {
+        if let Some(kept) = &mut *self.kept.lock().unwrap_or_else(PoisonError::into_inner) {
             kept.push(connection);
         }
         Ok(rows.into_iter().map(QueryResult::from).collect())
@@ -69,7 +71,7 @@ impl Looks {
     }
 }
 
-fn failed(error: sea_orm::sqlx::Error) -> DbErr {
+fn failed(error: Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 

@@ -14,6 +14,7 @@ use tokio::sync::watch;
 use super::SqlStore;
 use super::dialect::Dialect;
 use super::group::Group;
+use super::held::Held;
 use super::iam::Login;
 use super::link::{self, Link, Source};
 use super::listen::{self, Ear};
@@ -163,7 +164,10 @@ async fn open_sqlite(config: &StoreConfig) -> Result<Opened, StoreError> {
     } else {
         let options = options.pragma("query_only", "ON");
         let readers = connect(READERS, options.clone(), config.busy_deadline).await;
-        Some((readers.map_err(|error| dialect.driver_error(&error))?, Looks::new(options)))
+        Some((
+            readers.map_err(|error| dialect.driver_error(&error))?,
+            Looks::new(options, config.busy_deadline),
+        ))
     };
     let replica = match &config.ro_connection_string {
         None => None,
@@ -178,7 +182,14 @@ async fn open_sqlite(config: &StoreConfig) -> Result<Opened, StoreError> {
     Ok(Opened {
         dialect,
         wal_index: uses_wal.then(|| WalIndex::open(&path)).flatten(),
-        writer: Source::new("primary", writer, Link::Sqlite),
+        writer: match in_memory {
+            true => Source::new("primary", writer, Link::Sqlite),
+            false => {
+                let held =
+                    Held::new(writer.get_sqlite_connection_pool().clone(), config.busy_deadline);
+                Source::new("primary", writer, Link::Sqlite).with_held(held)
+            }
+        },
         readers: readers.map(|(readers, looks)| {
             Source::new("primary", readers, Link::Sqlite).with_looks(looks)
         }),

@@ -6,19 +6,17 @@ use std::time::SystemTime;
 
 use sea_orm::sea_query::{DeleteStatement, Expr, InsertStatement, Query, SelectStatement};
 use sea_orm::sqlx::{Column as _, Row as _, TypeInfo as _};
-use sea_orm::{
-    ConnectionTrait, DatabaseTransaction, DbBackend, DbErr, QueryResult, Statement,
-    StatementBuilder, TryGetable,
-};
+use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, StatementBuilder, TryGetable};
 
 use super::dialect::Dialect;
 use super::failure::Retry;
+use super::held::{self, NotCommitted, Transaction};
 use super::{ENTRY_EVENTS, NODE_EVENTS, create, timestamp};
 use crate::error::StoreError;
 
 /// One open transaction. Dropped unfinished, it is rolled back.
 pub(super) struct Tx {
-    pub(super) inner: DatabaseTransaction,
+    pub(super) inner: Transaction,
     pub(super) dialect: Dialect,
     /// What the rows of this transaction are stamped with.
     pub(super) now: SystemTime,
@@ -35,15 +33,19 @@ pub(super) struct Tx {
 }
 
 impl Tx {
-    pub(super) fn reading(inner: DatabaseTransaction, dialect: Dialect) -> Self {
-        Self::new(inner, dialect, SystemTime::UNIX_EPOCH, false)
+    pub(super) fn reading(inner: impl Into<Transaction>, dialect: Dialect) -> Self {
+        Self::new(inner.into(), dialect, SystemTime::UNIX_EPOCH, false)
     }
 
-    pub(super) fn writing(inner: DatabaseTransaction, dialect: Dialect, now: SystemTime) -> Self {
-        Self::new(inner, dialect, dialect.stamp(now), true)
+    pub(super) fn writing(
+        inner: impl Into<Transaction>,
+        dialect: Dialect,
+        now: SystemTime,
+    ) -> Self {
+        Self::new(inner.into(), dialect, dialect.stamp(now), true)
     }
 
-    fn new(inner: DatabaseTransaction, dialect: Dialect, now: SystemTime, writes: bool) -> Self {
+    fn new(inner: Transaction, dialect: Dialect, now: SystemTime, writes: bool) -> Self {
         let retry = Mutex::new(Retry::Never);
         let (touched, bundles) = (AtomicBool::new(false), AtomicBool::new(false));
         let (pending, changes) = (Mutex::default(), AtomicUsize::new(0));
@@ -179,15 +181,7 @@ impl Tx {
         if !matches!(self.dialect, Dialect::Sqlite { .. }) || statements.len() < 2 {
             return statements;
         }
-        let (mut text, mut values) = (String::new(), Vec::new());
-        for statement in statements {
-            if !text.is_empty() {
-                text.push_str("; ");
-            }
-            text.push_str(&statement.sql);
-            values.extend(statement.values.map(|some| some.0).unwrap_or_default());
-        }
-        vec![Statement::from_sql_and_values(DbBackend::Sqlite, text, values)]
+        vec![held::join(statements)]
     }
 
     /// Inserts one row with its timestamps and answers its id.
@@ -254,8 +248,9 @@ impl Tx {
             [(ENTRY_EVENTS, "entry_id", entries), (NODE_EVENTS, "spiffe_id", nodes)]
         {
             let subjects: Vec<&str> = subjects.iter().map(String::as_str).collect();
-            for insert in create::event_rows(self, table, column, &subjects) {
-                self.execute(&insert).await?;
+            let inserts = create::event_rows(self, table, column, &subjects);
+            if !inserts.is_empty() {
+                self.run_last(inserts.iter().map(|it| self.built(it)).collect()).await?;
             }
         }
         Ok(())
@@ -274,28 +269,53 @@ impl Tx {
         self.bundles.load(Ordering::Relaxed)
     }
 
-    /// Commits. If that fails, nobody knows whether it happened, and it is not tried again.
-    pub(super) async fn commit(self, caller: &str) -> Result<(), StoreError> {
-        let dialect = self.dialect;
+    /// Has statements run with the commit, where that saves something; what they say is told then.
+    pub(super) async fn run_last(&self, statements: Vec<Statement>) -> Result<(), StoreError> {
+        let Transaction::Held(inner) = &self.inner else {
+            return self.run_together(statements).await;
+        };
+        self.changes.fetch_add(1 + statements.len(), Ordering::Relaxed);
+        inner.add_last(statements);
+        Ok(())
+    }
+
+    /// Commits.
+    pub(super) async fn commit(self, caller: &str) -> Result<(), Failed> {
         let calls = [
             (self.wrote_events(), super::listen::EVENTS),
             (self.wrote_bundles(), super::listen::BUNDLES),
         ];
         for (_, channel) in calls.into_iter().filter(|(wrote, _)| *wrote) {
-            if !matches!(dialect, Dialect::Postgres) {
+            if !matches!(self.dialect, Dialect::Postgres) {
                 break;
             }
             // Delivered with the commit, and to nobody if there is none.
             let notify = format!("NOTIFY {channel}, '{caller}'");
             let done = self.inner.execute_unprepared(&notify).await;
-            done.map_err(|error| self.error(&error))?;
+            done.map_err(|error| Failed::Unknown(self.error(&error)))?;
         }
-        self.inner.commit().await.map_err(|error| dialect.error(&error))
+        let dialect = self.dialect;
+        match self.inner {
+            Transaction::Pooled(inner) => {
+                inner.commit().await.map_err(|error| Failed::Unknown(dialect.error(&error)))
+            }
+            Transaction::Held(inner) => match inner.commit().await {
+                Ok(_) => Ok(()),
+                Err(NotCommitted::Before(error)) => {
+                    Err(Failed::TakenBack(dialect.error(&error), dialect.retry(&error)))
+                }
+                Err(NotCommitted::Unknown(error)) => Err(Failed::Unknown(dialect.error(&error))),
+            },
+        }
     }
 
     pub(super) async fn rollback(self) -> Result<(), StoreError> {
         let dialect = self.dialect;
-        self.inner.rollback().await.map_err(|error| dialect.error(&error))
+        let done = match self.inner {
+            Transaction::Pooled(inner) => inner.rollback().await,
+            Transaction::Held(inner) => inner.rollback().await,
+        };
+        done.map_err(|error| dialect.error(&error))
     }
 
     /// What may be done about a failure of this transaction.
@@ -310,6 +330,14 @@ impl Tx {
         }
         self.dialect.error(error)
     }
+}
+
+/// Why a transaction was not committed.
+pub(super) enum Failed {
+    /// Something in it failed, and nothing of it was done.
+    TakenBack(StoreError, Retry),
+    /// The commit failed: nobody knows whether it happened, and it is not tried again.
+    Unknown(StoreError),
 }
 
 /// Who was touched and has no event yet.

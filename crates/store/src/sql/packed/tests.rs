@@ -15,7 +15,9 @@ async fn store(sql: &str) -> (SqlStore, tempfile::TempDir) {
     let store = Box::pin(SqlStore::open(&StoreConfig::sqlite(path.to_str().unwrap(), "1.15.0")))
         .await
         .unwrap();
-    store.writer.connection.execute_unprepared(sql).await.unwrap();
+    let tx = store.write().await.unwrap();
+    tx.inner.execute_unprepared(sql).await.unwrap();
+    store.finish(tx, Ok(())).await.0.unwrap();
     (store, folder)
 }
 
