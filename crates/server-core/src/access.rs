@@ -266,6 +266,16 @@ impl Gatekeeper {
         {
             return Ok(current.then_some(can_reattest));
         }
+        // Boxed, so that those who are known do not pay for the room of it.
+        Box::pin(self.ask_for_agent(svid, now)).await
+    }
+
+    /// As [`Self::check_agent`], by the datastore.
+    async fn ask_for_agent(
+        &self,
+        svid: &PeerSvid,
+        now: SystemTime,
+    ) -> Result<Option<bool>, AccessError> {
         let node = match self.store.fetch_node(&svid.id).await {
             Ok(node) => node,
             Err(error @ StoreError::Unavailable(_)) => {

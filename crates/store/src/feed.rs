@@ -76,6 +76,33 @@ pub enum SnapshotPage {
     Nodes(Vec<AttestedNode>),
 }
 
+/// What a server committed itself, one commit behind the other, with nobody else's between.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct OwnCommits {
+    /// Where to go on from.
+    pub revision: Revision,
+    /// The database's mark after the last of them.
+    pub mark: Mark,
+    /// What became of agents, in this order. Nothing became of entries.
+    pub agents: Vec<OwnChange>,
+}
+
+/// What became of an agent by a commit of our own.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum OwnChange {
+    /// All of it, as it stands after that.
+    Agent(AttestedNode),
+    /// It has another SVID, which it has not used yet.
+    Renewed {
+        /// The agent's id.
+        spiffe_id: SpiffeId,
+        /// See [`AttestedNode::new_serial_number`].
+        serial_number: String,
+        /// See [`AttestedNode::new_expires_at`], in seconds since the epoch.
+        expires_at: i64,
+    },
+}
+
 /// What `changes_since` answers.
 #[derive(Clone, Debug)]
 pub enum Since {

@@ -28,8 +28,8 @@ pub use crate::batch::{EntryBatch, EntryNumbers, EntryView};
 pub use crate::config::{AwsIam, DatabaseType, Now, StoreConfig, TlsFiles};
 pub use crate::error::{JoinTokenError, StoreError};
 pub use crate::feed::{
-    Changes, EntryChange, Mark, NodeChange, ResnapshotReason, Revision, Since, Snapshot,
-    SnapshotPage,
+    Changes, EntryChange, Mark, NodeChange, OwnChange, OwnCommits, ResnapshotReason, Revision,
+    Since, Snapshot, SnapshotPage,
 };
 pub use crate::model::{
     AttestedNode, BundleEndpointProfile, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter,

@@ -13,7 +13,7 @@ use steeple_telemetry::{Call, call};
 use tokio::sync::{mpsc, watch};
 
 use crate::error::{JoinTokenError, StoreError};
-use crate::feed::{Mark, Revision, Since, SnapshotPage};
+use crate::feed::{Mark, OwnCommits, Revision, Since, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinAttempt, JoinToken, NewEntry, NodeFilter,
@@ -51,6 +51,10 @@ measure! {
     {
         fn mark(&self) -> Option<Mark> {
             self.0.mark()
+        }
+
+        fn own_commits(&self, after: &Revision, mark: Mark) -> Option<OwnCommits> {
+            self.0.own_commits(after, mark)
         }
 
         async fn create_entries(

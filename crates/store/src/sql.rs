@@ -31,6 +31,7 @@ mod mysql_dsn;
 mod node_rows;
 mod nodes;
 mod open;
+mod own;
 mod packed;
 mod pages;
 mod postgres_dsn;
@@ -62,7 +63,8 @@ use group::Group;
 use held::Transaction;
 use link::Source;
 use mark::WalIndex;
-use tx::{Failed, Tx};
+use own::{Commit, Own};
+use tx::{Done, Failed, Tx};
 
 const BUNDLES: &str = "bundles";
 const CA_JOURNALS: &str = "ca_journals";
@@ -102,6 +104,8 @@ pub(crate) struct SqlStore {
     wal_index: Option<WalIndex>,
     /// Those who wait to write, on SQLite.
     group: Group,
+    /// What was committed here, for the index.
+    own: Own,
     /// Nothing but agents was touched when changes were last read.
     only_agents: AtomicBool,
     wake: watch::Sender<u64>,
@@ -179,6 +183,11 @@ impl SqlStore {
         Ok((self.read().await?, feed::From::Primary))
     }
 
+    /// What tells where the database is; a copy that changes are read from may be behind.
+    fn marks(&self) -> Option<&WalIndex> {
+        self.wal_index.as_ref().filter(|_| self.replica.is_none())
+    }
+
     /// Begins a transaction that may write, after those that are ahead of it.
     async fn write(&self) -> Result<Tx, StoreError> {
         let source = &self.writer;
@@ -186,7 +195,9 @@ impl SqlStore {
             Some(held) => Transaction::Held(self.ask(source, || held.begin()).await?),
             None => self.begin(source, self.dialect.write_options()).await?.into(),
         };
-        Ok(Tx::writing(inner, self.dialect, (self.now)()))
+        let held = matches!(inner, Transaction::Held(_));
+        let before = self.marks().filter(|_| held).and_then(WalIndex::mark);
+        Ok(Tx::writing(inner, self.dialect, (self.now)()).with_mark(before))
     }
 
     /// Nothing has happened yet when beginning fails, so beginning again is safe: on SQLite until
@@ -269,7 +280,15 @@ impl SqlStore {
         match written {
             Ok(value) => {
                 let (wrote_events, wrote_bundles) = (tx.wrote_events(), tx.wrote_bundles());
-                tx.commit(&self.id).await?;
+                let done = tx.commit(&self.id).await?;
+                if let Some(marks) = self.marks() {
+                    // Somebody may have committed since; then this is not the mark after `done`.
+                    let after = marks.mark();
+                    self.own.add(done.zip(after).map(|(done, after)| {
+                        let Done { before, agents, last_event } = done;
+                        Commit { before, after, agents, last_event }
+                    }));
+                }
                 if wrote_events {
                     listen::count_up(&self.wake);
                 }

@@ -7,7 +7,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::batch::EntryView;
 use crate::error::{JoinTokenError, StoreError};
-use crate::feed::{Mark, Revision, Since, Snapshot, SnapshotPage};
+use crate::feed::{Mark, OwnCommits, Revision, Since, Snapshot, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinAttempt, JoinToken, NewEntry, NodeFilter,
@@ -529,6 +529,14 @@ pub trait Store: Send + Sync + 'static {
     /// it would read the same now, whichever process writes to the database. None where only a
     /// query can tell. It takes a few microseconds, and does not wait.
     fn mark(&self) -> Option<Mark> {
+        None
+    }
+
+    /// What [`Store::changes_since`] would answer of a revision that was true at a mark, if this
+    /// process knows that by what it has committed itself, with the mark at which that is true.
+    /// None if there was no commit, not all of it is known, or others have committed between.
+    /// What was committed after the last of them may be missing. It takes no query.
+    fn own_commits(&self, _after: &Revision, _mark: Mark) -> Option<OwnCommits> {
         None
     }
 

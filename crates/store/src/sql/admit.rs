@@ -253,7 +253,7 @@ async fn write(
     for selectors in pieces(&selectors, tx.dialect) {
         statements.push(tx.built(&nodes::selector_rows(tx, selectors)));
     }
-    recorded.iter().for_each(|node| tx.node_event(node.spiffe_id.as_str()));
+    recorded.iter().for_each(|node| tx.node_is(node));
     tx.run_last(statements).await
 }
 
@@ -299,7 +299,7 @@ pub(super) async fn renew_many(tx: &Tx, wanted: &[Renewal]) -> Result<Vec<bool>,
         }
     }
     for renewal in wanted.iter().zip(&renewed).filter(|(_, renewed)| **renewed).map(|it| it.0) {
-        tx.node_event(renewal.agent.as_str());
+        tx.node_renewed(renewal);
     }
     Ok(renewed)
 }

@@ -155,6 +155,15 @@ impl Dialect {
         self.nanos(Nanos::from(at))
     }
 
+    /// The text that a timestamp column of SQLite gets.
+    pub(super) fn timestamp_text(self, at: SystemTime) -> String {
+        let utc_offset_seconds = match self {
+            Self::Sqlite { utc_offset_seconds } => utc_offset_seconds,
+            Self::Postgres | Self::MySql { .. } => 0,
+        };
+        timestamp::format(Nanos::from(at), utc_offset_seconds)
+    }
+
     /// Seconds since the epoch for a timestamp column.
     pub(super) fn timestamp_seconds(self, seconds: i64) -> SimpleExpr {
         self.nanos(Nanos::from_seconds(seconds))

@@ -86,7 +86,7 @@ pub(super) async fn update(
 ) -> Result<AttestedNode, StoreError> {
     let stored = node_rows::find_by_id(tx, id).await?.ok_or_else(StoreError::not_found)?;
     let node = write_update(tx, stored, update).await?;
-    tx.node_event(id.as_str());
+    tx.node_is(&node);
     Ok(node)
 }
 
@@ -112,7 +112,7 @@ pub(super) async fn promote_serial(
         ..NodeUpdate::default()
     };
     let node = write_update(tx, stored, update).await?;
-    tx.node_event(id.as_str());
+    tx.node_is(&node);
     Ok(node)
 }
 

@@ -22,6 +22,7 @@ use super::look::Looks;
 use super::mark::WalIndex;
 use super::migrate::migrate;
 use super::mysql_dsn::{self, MySqlDsn};
+use super::own::Own;
 use super::postgres_dsn::{self, PostgresDsn};
 use super::sqlite_dsn::{self, SqliteDsn};
 use super::tx::Tx;
@@ -67,6 +68,7 @@ impl SqlStore {
             busy_deadline: config.busy_deadline,
             wal_index: opened.wal_index,
             group: Group::default(),
+            own: Own::default(),
             only_agents: AtomicBool::new(false),
             wake: watch::Sender::new(0),
             wake_bundles: watch::Sender::new(0),

@@ -17,7 +17,7 @@ use super::{
     join_tokens, node_rows, nodes, reusable_tokens,
 };
 use crate::error::{JoinTokenError, StoreError};
-use crate::feed::{Mark, Revision, Since, SnapshotPage};
+use crate::feed::{Mark, OwnCommits, Revision, Since, SnapshotPage};
 use crate::model::{
     AttestedNode, BundleMask, CaJournal, DeleteMode, Entry, EntryFilter, EntryUpdate,
     FederationRelationship, FederationUpdate, JoinAttempt, JoinToken, NewEntry, NodeFilter,
@@ -519,9 +519,11 @@ impl Store for SqlStore {
     }
 
     fn mark(&self) -> Option<Mark> {
-        // A copy that changes are read from may be behind.
-        let wal_index = self.wal_index.as_ref().filter(|_| self.replica.is_none());
-        wal_index.and_then(WalIndex::mark)
+        self.marks().and_then(WalIndex::mark)
+    }
+
+    fn own_commits(&self, after: &Revision, mark: Mark) -> Option<OwnCommits> {
+        self.own.since(after, mark)
     }
 
     fn wakeups(&self) -> watch::Receiver<u64> {

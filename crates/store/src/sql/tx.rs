@@ -8,11 +8,14 @@ use sea_orm::sea_query::{DeleteStatement, Expr, InsertStatement, Query, SelectSt
 use sea_orm::sqlx::{Column as _, Row as _, TypeInfo as _};
 use sea_orm::{ConnectionTrait, DbErr, QueryResult, Statement, StatementBuilder, TryGetable};
 
+use super::admit::Renewal;
 use super::dialect::Dialect;
 use super::failure::Retry;
 use super::held::{self, NotCommitted, Transaction};
 use super::{ENTRY_EVENTS, NODE_EVENTS, create, timestamp};
 use crate::error::StoreError;
+use crate::feed::{Mark, OwnChange};
+use crate::model::AttestedNode;
 
 /// One open transaction. Dropped unfinished, it is rolled back.
 pub(super) struct Tx {
@@ -21,8 +24,12 @@ pub(super) struct Tx {
     /// What the rows of this transaction are stamped with.
     pub(super) now: SystemTime,
     writes: bool,
+    /// Where the database was when this began, if what it does is to be told from memory.
+    before: Option<Mark>,
     /// Whether an event was written, so that readers want to be woken.
     touched: AtomicBool,
+    /// Whether something was touched of which it is not known how it stands now.
+    obscure: AtomicBool,
     bundles: AtomicBool,
     /// Events that are written before the end, all of a table at once.
     pending: Mutex<Pending>,
@@ -47,9 +54,28 @@ impl Tx {
 
     fn new(inner: Transaction, dialect: Dialect, now: SystemTime, writes: bool) -> Self {
         let retry = Mutex::new(Retry::Never);
-        let (touched, bundles) = (AtomicBool::new(false), AtomicBool::new(false));
+        let [touched, obscure, bundles] = [const { AtomicBool::new(false) }; 3];
+        let before = None;
         let (pending, changes) = (Mutex::default(), AtomicUsize::new(0));
-        Self { inner, dialect, now, writes, touched, bundles, pending, changes, retry }
+        Self {
+            inner,
+            dialect,
+            now,
+            writes,
+            before,
+            touched,
+            obscure,
+            bundles,
+            pending,
+            changes,
+            retry,
+        }
+    }
+
+    /// Says where the database is, while nobody else can write to it.
+    pub(super) fn with_mark(mut self, before: Option<Mark>) -> Self {
+        self.before = before;
+        self
     }
 
     /// Keeps other transactions that name one of the same out until this one ends.
@@ -232,9 +258,34 @@ impl Tx {
         self.pending().nodes.push(spiffe_id.to_owned());
     }
 
-    /// Notes that an event is written.
+    /// As [`Self::node_event`], of an agent that stands like this now.
+    pub(super) fn node_is(&self, node: &AttestedNode) {
+        self.node_became(node.spiffe_id.as_str(), || OwnChange::Agent(node.clone()));
+    }
+
+    /// As [`Self::node_event`], of an agent that has renewed.
+    pub(super) fn node_renewed(&self, renewal: &Renewal) {
+        self.node_became(renewal.agent.as_str(), || OwnChange::Renewed {
+            spiffe_id: renewal.agent.clone(),
+            serial_number: renewal.serial_number.clone(),
+            expires_at: renewal.expires_at,
+        });
+    }
+
+    fn node_became(&self, spiffe_id: &str, change: impl FnOnce() -> OwnChange) {
+        self.touched.store(true, Ordering::Relaxed);
+        self.changes.fetch_add(1, Ordering::Relaxed);
+        let mut pending = self.pending();
+        pending.nodes.push(spiffe_id.to_owned());
+        if self.before.is_some() {
+            pending.became.push(change());
+        }
+    }
+
+    /// Notes that an event is written, of something that is to be read again.
     pub(super) fn entries_touched(&self) {
         self.touched.store(true, Ordering::Relaxed);
+        self.obscure.store(true, Ordering::Relaxed);
     }
 
     fn pending(&self) -> MutexGuard<'_, Pending> {
@@ -243,7 +294,12 @@ impl Tx {
 
     /// Writes the events that are to be written: no commit without.
     pub(super) async fn write_events(&self) -> Result<(), StoreError> {
-        let Pending { entries, nodes } = std::mem::take(&mut *self.pending());
+        let (entries, nodes) = {
+            let mut pending = self.pending();
+            let last = pending.nodes.last().cloned();
+            pending.last_node = last.or(pending.last_node.take());
+            (std::mem::take(&mut pending.entries), std::mem::take(&mut pending.nodes))
+        };
         for (table, column, subjects) in
             [(ENTRY_EVENTS, "entry_id", entries), (NODE_EVENTS, "spiffe_id", nodes)]
         {
@@ -279,8 +335,9 @@ impl Tx {
         Ok(())
     }
 
-    /// Commits.
-    pub(super) async fn commit(self, caller: &str) -> Result<(), Failed> {
+    /// Commits, and answers what was done if all of that is known; what is committed then is to be
+    /// marked.
+    pub(super) async fn commit(self, caller: &str) -> Result<Option<Done>, Failed> {
         let calls = [
             (self.wrote_events(), super::listen::EVENTS),
             (self.wrote_bundles(), super::listen::BUNDLES),
@@ -295,12 +352,20 @@ impl Tx {
             done.map_err(|error| Failed::Unknown(self.error(&error)))?;
         }
         let dialect = self.dialect;
+        let known = self.before.filter(|_| !self.obscure.load(Ordering::Relaxed));
+        let pending = self.pending.into_inner().unwrap_or_else(PoisonError::into_inner);
         match self.inner {
-            Transaction::Pooled(inner) => {
-                inner.commit().await.map_err(|error| Failed::Unknown(dialect.error(&error)))
-            }
+            Transaction::Pooled(inner) => match inner.commit().await {
+                Ok(()) => Ok(None),
+                Err(error) => Err(Failed::Unknown(dialect.error(&error))),
+            },
             Transaction::Held(inner) => match inner.commit().await {
-                Ok(_) => Ok(()),
+                Ok(newest) => Ok(known.map(|before| {
+                    // As the event was written.
+                    let written_at = dialect.timestamp_text(self.now);
+                    let last = pending.last_node.map(|node| (newest, written_at + " " + &node));
+                    Done { before, agents: pending.became, last_event: last }
+                })),
                 Err(NotCommitted::Before(error)) => {
                     Err(Failed::TakenBack(dialect.error(&error), dialect.retry(&error)))
                 }
@@ -332,6 +397,16 @@ impl Tx {
     }
 }
 
+/// What a transaction did to agents, entries being as they were.
+pub(super) struct Done {
+    /// Where the database was before.
+    pub(super) before: Mark,
+    /// What became of agents, in the order of their events.
+    pub(super) agents: Vec<OwnChange>,
+    /// The last event: its id, and what a cursor remembers of it.
+    pub(super) last_event: Option<(i64, String)>,
+}
+
 /// Why a transaction was not committed.
 pub(super) enum Failed {
     /// Something in it failed, and nothing of it was done.
@@ -345,6 +420,10 @@ pub(super) enum Failed {
 struct Pending {
     entries: Vec<String>,
     nodes: Vec<String>,
+    /// What became of agents, in the order of their events.
+    became: Vec<OwnChange>,
+    /// Who the last event is about, once it is written.
+    last_node: Option<String>,
 }
 
 /// A row of an answer; columns by their place in the SELECT.
