@@ -229,7 +229,7 @@ impl Call {
             .take(bucket, address.ip(), id, tokens, patience, now)
             .map_err(|reason| self.fail(&LimitRefusal { what, reason }))?;
         if !wait.is_zero() {
-            tokio::time::sleep(wait).await;
+            Box::pin(tokio::time::sleep(wait)).await;
         }
         Ok(())
     }

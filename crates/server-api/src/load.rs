@@ -252,9 +252,19 @@ impl Load {
                 number
             }
         };
-        telemetry::incr(&QUEUED, 1.0, &[("class", class.name())]);
-        let waiting = Waiting { load: self, class, caller, number };
         let heard = heard.expect("who waits has something to hear by");
+        // Boxed: most calls do not wait.
+        Box::pin(self.wait(Waiting { load: self, class, caller, number }, heard, patience)).await
+    }
+
+    async fn wait(
+        &self,
+        waiting: Waiting<'_>,
+        heard: oneshot::Receiver<Result<Place, Overloaded>>,
+        patience: Duration,
+    ) -> Result<Place, Overloaded> {
+        let (class, caller) = (waiting.class, waiting.caller);
+        telemetry::incr(&QUEUED, 1.0, &[("class", class.name())]);
         let outcome = tokio::time::timeout(patience, heard).await;
         drop(waiting);
         match outcome {

@@ -13,9 +13,7 @@ use http::{HeaderMap, Request, Response, request};
 use steeple_net::outcome;
 use steeple_net::tls::TlsPeer;
 use steeple_runtime::Clock;
-use steeple_server_core::access::{
-    AccessError, AgentFault, Caller, Gatekeeper, PeerSvid, Permit, Rule,
-};
+use steeple_server_core::access::{AccessError, AgentFault, Caller, Gatekeeper, PeerSvid, Permit};
 use steeple_server_core::bundles::Bundles;
 use steeple_server_core::peers::{self, PeerError};
 use steeple_spiffe::TrustDomain;
@@ -24,7 +22,7 @@ use tonic::body::Body;
 use tonic::{Code, Status};
 use tower_service::Service;
 
-use crate::audit::{Audit, Open, Subject};
+use crate::audit::{Audit, Open};
 use crate::call::{Call, Facts, RequestId};
 use crate::judge::{Case, Judge};
 use crate::limit::{Bucket, Limits, Toll, site};
@@ -89,19 +87,16 @@ where
         let local = self.local;
         // The client counts from when it asked, not from when there was time to look.
         let arrived = Instant::now();
+        let (head, body) = request.into_parts();
         Box::pin(async move {
-            let (head, body) = request.into_parts();
             let traceparent = head.headers.get("traceparent").and_then(|it| it.to_str().ok());
             let rpc = rpc::call(row.path, traceparent);
-            let response = rpc.scope(async {
-                match stack.before(row, local, &head, body, arrived).await {
-                    // Boxed, so that what is refused does not pay for the room of what is not.
-                    Ok(passed) => Box::pin(served(inner, head, passed)).await,
-                    Err(refusal) => Ok(refusal.into_http()),
-                }
-            });
-            let response: Result<_, Infallible> = response.await;
-            let response = response?;
+            let door = rpc.scope(stack.before(row, local, &head, body, arrived)).await;
+            let response = match door {
+                // Boxed, so that what is refused does not pay for the room of what is not.
+                Ok(passed) => rpc.scope(Box::pin(served(inner, head, passed))).await?,
+                Err(refusal) => refusal.into_http(),
+            };
             if !rpc.is_recorded() {
                 return Ok(response);
             }
@@ -125,12 +120,12 @@ struct Passed {
 async fn served<S>(
     mut inner: S,
     mut head: request::Parts,
-    passed: Passed,
+    passed: Box<Passed>,
 ) -> Result<Response<Body>, Infallible>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
-    let Passed { call, turn, open, body, held } = passed;
+    let Passed { call, turn, open, body, held } = *passed;
     head.extensions.insert(call.clone());
     let response = inner.call(Request::from_parts(head, body)).await?;
     call.leave();
@@ -162,8 +157,9 @@ impl Stack {
         head: &request::Parts,
         mut body: Body,
         arrived: Instant,
-    ) -> Result<Passed, Refusal> {
-        let subject = self.audit.subject(head);
+    ) -> Result<Box<Passed>, Refusal> {
+        // Boxed: there mostly is none, and it would take room of every refusal.
+        let subject = self.audit.is_enabled().then(|| Box::new(self.audit.subject(head)));
         let request_id = RequestId::default();
         let caller = if local { Caller::Local } else { self.authenticate(row, head).await? };
         let (mut message, mut held) = (None, None);
@@ -175,7 +171,16 @@ impl Stack {
                 (message, body) = (taken.message, taken.body);
             }
         }
-        let permit = self.authorize(row, &caller, &request_id, &subject, message.clone()).await?;
+        let permit = match &self.judge {
+            None => self.gatekeeper.authorize(row.rule, &caller, self.clock.now()).await,
+            Some(judge) => {
+                // SPIRE looks at the program of those that have no other name.
+                let path = subject.as_ref().and_then(|subject| subject.path.clone());
+                let judged = self.judged(judge, row, &caller, &request_id, path, message.clone());
+                Box::pin(judged).await?
+            }
+        };
+        let permit = permit.map_err(|refusal| not_let_in(row, &caller, &request_id, &refusal))?;
         let call = Call::new(Facts {
             row,
             request_id,
@@ -193,6 +198,7 @@ impl Stack {
             Ok(turn) => turn,
             Err(refusal) => {
                 if self.audit.is_enabled() {
+                    let subject = *subject.unwrap_or_default();
                     let open = Open::new(call, subject, &self.trust_domain, message);
                     open.failed(&refusal.status());
                 }
@@ -205,14 +211,15 @@ impl Stack {
             None => self.meter(local, head, body),
         };
         if !self.audit.is_enabled() {
-            return Ok(Passed { call, turn, open: None, body, held });
+            return Ok(Box::new(Passed { call, turn, open: None, body, held }));
         }
         if self.judge.is_none() && !row.is_stream() {
             let taken = Box::pin(tap::take(&head.headers, body)).await?;
             (message, body) = (taken.message, taken.body);
         }
+        let subject = *subject.unwrap_or_default();
         let open = Open::new(call.clone(), subject, &self.trust_domain, message);
-        Ok(Passed { call, turn, open: Some(open), body, held })
+        Ok(Box::new(Passed { call, turn, open: Some(open), body, held }))
     }
 
     /// The limits.
@@ -243,8 +250,11 @@ impl Stack {
         let peer = head.extensions.get::<TlsPeer>();
         let peer = peer.ok_or_else(|| Status::internal("no peer information available"))?;
         let address = peer.remote_addr();
+        if let Some(svid) = peer.found() {
+            return Ok(Caller::Remote { address, svid });
+        }
         // A chain is verified once per connection, as a handshake would.
-        match peer.finding(self.verify(peer)).await {
+        match Box::pin(peer.finding(self.verify(peer))).await {
             Ok(svid) => Ok(Caller::Remote { address, svid }),
             Err(error) => {
                 tracing::error!(
@@ -272,75 +282,25 @@ impl Stack {
         Ok(Some(svid))
     }
 
-    async fn authorize(
-        &self,
-        row: &'static Row,
-        caller: &Caller,
-        request_id: &RequestId,
-        subject: &Subject,
-        message: Option<Bytes>,
-    ) -> Result<Permit, Status> {
-        let now = self.clock.now();
-        let permit = match &self.judge {
-            None => self.gatekeeper.authorize(row.rule, caller, now).await,
-            Some(judge) => {
-                let rule = self.judged(judge, row, caller, request_id, subject, message).await?;
-                self.gatekeeper.authorize_by_policy(rule, caller, now).await
-            }
-        };
-        let refusal = match permit {
-            Ok(permit) => return Ok(permit),
-            Err(refusal) => refusal,
-        };
-        let (caller_addr, caller_id) = named(caller);
-        let status = match &refusal {
-            AccessError::Lookup(_) | AccessError::Activate(_) => refusal.status(),
-            AccessError::NoRule => Status::permission_denied(no_rule(row)),
-            AccessError::Agent { fault, .. } => denied(*fault, no_rule(row)),
-        };
-        let log = |error: Option<&str>, message: &str| {
-            tracing::error!(
-                subsystem_name = "api",
-                method = row.method(),
-                service = row.service(),
-                request_id = request_id.text(),
-                caller_addr,
-                caller_id,
-                authorized_as = error.is_none().then_some("nobody"),
-                authorized_via = error.is_none().then_some(""),
-                error,
-                "{message}"
-            );
-        };
-        if let Some(fault) = fault_line(&refusal) {
-            log(None, &fault);
-        }
-        let code = steeple_plugin::Code::from_number(status.code() as i32).name();
-        let error = format!("rpc error: code = {code} desc = {}", status.message());
-        log(Some(&error), "Failed to authenticate caller");
-        Err(status)
-    }
-
-    /// The rule that an operator's own policy has for this call.
+    /// Authorises a call by the rule that an operator's own policy has for it.
     async fn judged(
         &self,
         judge: &Judge,
         row: &'static Row,
         caller: &Caller,
         request_id: &RequestId,
-        subject: &Subject,
+        path: Option<String>,
         message: Option<Bytes>,
-    ) -> Result<Rule, Status> {
+    ) -> Result<Result<Permit, AccessError>, Status> {
         let (caller_addr, caller_id) = named(caller);
-        // SPIRE looks at the program of those that have no other name.
-        let path = subject.path.clone().filter(|_| caller_id.is_none());
         let case = Case {
             row,
             caller: caller_id.unwrap_or_default().to_owned(),
-            caller_file_path: path.unwrap_or_default(),
+            caller_file_path: path.filter(|_| caller_id.is_none()).unwrap_or_default(),
             message,
         };
-        judge.rule(case).await.map_err(|error| {
+        let now = self.clock.now();
+        let rule = judge.rule(case).await.map_err(|error| {
             tracing::error!(
                 subsystem_name = "api",
                 method = row.method(),
@@ -352,8 +312,45 @@ impl Stack {
                 "Authorization failure from OPA auth"
             );
             error.status()
-        })
+        })?;
+        Ok(self.gatekeeper.authorize_by_policy(rule, caller, now).await)
     }
+}
+
+/// Logs that a call is not let in, and makes that its status.
+fn not_let_in(
+    row: &'static Row,
+    caller: &Caller,
+    request_id: &RequestId,
+    refusal: &AccessError,
+) -> Status {
+    let (caller_addr, caller_id) = named(caller);
+    let status = match refusal {
+        AccessError::Lookup(_) | AccessError::Activate(_) => refusal.status(),
+        AccessError::NoRule => Status::permission_denied(no_rule(row)),
+        AccessError::Agent { fault, .. } => denied(*fault, no_rule(row)),
+    };
+    let log = |error: Option<&str>, message: &str| {
+        tracing::error!(
+            subsystem_name = "api",
+            method = row.method(),
+            service = row.service(),
+            request_id = request_id.text(),
+            caller_addr,
+            caller_id,
+            authorized_as = error.is_none().then_some("nobody"),
+            authorized_via = error.is_none().then_some(""),
+            error,
+            "{message}"
+        );
+    };
+    if let Some(fault) = fault_line(refusal) {
+        log(None, &fault);
+    }
+    let code = steeple_plugin::Code::from_number(status.code() as i32).name();
+    let error = format!("rpc error: code = {code} desc = {}", status.message());
+    log(Some(&error), "Failed to authenticate caller");
+    status
 }
 
 /// Of a remote caller: its address, and its SPIFFE ID if it showed one.

@@ -90,8 +90,8 @@ impl<K: Clone + Eq + Hash> Turns<K> {
             Ok(permit) => permit,
             Err(_taken) => {
                 let _waiter = Waiter::begin(&seats).ok_or(TooMany(self.at_once))?;
-                let free = Arc::clone(&seats.free);
-                free.acquire_owned().await.expect("nobody closes the semaphore")
+                let free = Box::pin(Arc::clone(&seats.free).acquire_owned());
+                free.await.expect("nobody closes the semaphore")
             }
         };
         Ok(Turn { _permit: permit, _seats: seats })

@@ -36,8 +36,8 @@ impl Rpc {
     }
 
     /// Runs a part of its work, whose own calls become its children.
-    pub async fn scope<F: Future>(&self, work: F) -> F::Output {
-        trace::scope(self.context, work).await
+    pub fn scope<F: Future>(&self, work: F) -> impl Future<Output = F::Output> + use<F> {
+        trace::scope(self.context, work)
     }
 
     /// Ends it with the name of a gRPC code.

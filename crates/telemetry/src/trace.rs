@@ -71,7 +71,7 @@ struct Tracer {
 static TRACER: ArcSwapOption<Tracer> = ArcSwapOption::const_empty();
 
 tokio::task_local! {
-    static CURRENT: SpanContext;
+    static CURRENT: Option<SpanContext>;
 }
 
 pub(crate) fn is_enabled() -> bool {
@@ -98,16 +98,17 @@ pub(crate) fn begin_child() -> Option<(SpanContext, Option<[u8; 8]>)> {
     if !is_enabled() {
         return None;
     }
-    let parent = CURRENT.try_get().ok()?;
+    let parent = CURRENT.try_get().ok()??;
     let context = SpanContext { trace_id: parent.trace_id, span_id: random() };
     Some((context, Some(parent.span_id)))
 }
 
-pub(crate) async fn scope<F: Future>(context: Option<SpanContext>, work: F) -> F::Output {
-    match context {
-        Some(context) => CURRENT.scope(context, work).await,
-        None => work.await,
-    }
+/// Not `async`, and the same with a context or without, so that there is room for `work` once.
+pub(crate) fn scope<F: Future>(
+    context: Option<SpanContext>,
+    work: F,
+) -> impl Future<Output = F::Output> + use<F> {
+    CURRENT.scope(context, work)
 }
 
 pub(crate) fn end(span: Span) {

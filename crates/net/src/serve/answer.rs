@@ -2,7 +2,10 @@
 //! words where tonic has its own.
 
 use std::convert::Infallible;
+use std::future::{Future, ready};
 
+use futures_util::FutureExt as _;
+use futures_util::future::Either;
 use http::header::{ALLOW, CONTENT_TYPE};
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
 use http_body::Body as _;
@@ -14,29 +17,36 @@ use tower_service::Service;
 
 use crate::deadline::{self, Timely};
 
-/// Answers one request, within the deadline that it brings.
-pub(super) async fn answer<S>(
+/// Answers one request, within the deadline that it brings. Not `async`, so that there is room for
+/// the request once.
+pub(super) fn answer<S>(
     service: S,
     request: Request<Body>,
-) -> Result<Response<Body>, Infallible>
+) -> impl Future<Output = Result<Response<Body>, Infallible>>
 where
     S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
 {
     if let Some(refusal) = refuse(&request) {
-        return Ok(refusal);
+        return Either::Left(ready(Ok(refusal)));
     }
     let deadline = match request.headers().get(deadline::HEADER).map(deadline::parse) {
         None => None,
         Some(Some(timeout)) => Instant::now().checked_add(timeout),
-        Some(None) => return Ok(Status::internal("malformed grpc-timeout").into_http()),
+        Some(None) => {
+            let malformed = Status::internal("malformed grpc-timeout");
+            return Either::Left(ready(Ok(malformed.into_http())));
+        }
     };
-    let Some(deadline) = deadline else {
-        return service.oneshot(request).await.map(reword);
-    };
-    match timeout_at(deadline, service.oneshot(request)).await {
-        Ok(Ok(response)) => Ok(timely(reword(response), deadline)),
-        Err(_) => Ok(deadline::exceeded().into_http()),
-    }
+    let answered = service.oneshot(request);
+    Either::Right(match deadline {
+        None => Either::Left(answered.map(|answer| answer.map(reword))),
+        Some(deadline) => {
+            Either::Right(timeout_at(deadline, answered).map(move |outcome| match outcome {
+                Ok(answer) => answer.map(|response| timely(reword(response), deadline)),
+                Err(_) => Ok(deadline::exceeded().into_http()),
+            }))
+        }
+    })
 }
 
 /// Holds what is still to come of an answer to the deadline.

@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use futures_util::FutureExt as _;
 use futures_util::future::BoxFuture;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_TYPE, HeaderName, RETRY_AFTER};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -246,14 +246,21 @@ where
     }
 }
 
-/// Keeps an answer's content type out of the connection's table of headers: for most connections,
-/// which have one answer, that table would hold this entry and nothing else.
+/// Keeps headers out of the connection's table of them. The content type: for most connections,
+/// which have one answer, that table would hold this entry and nothing else. When a refused call is
+/// to come again: it hardly is the same twice, and each is compared with all that are there.
 fn unindexed(mut response: http::Response<Body>) -> http::Response<Body> {
-    if let Some(kind) = response.headers_mut().get_mut(CONTENT_TYPE) {
-        kind.set_sensitive(true);
+    let headers = response.headers_mut();
+    for name in [CONTENT_TYPE, RETRY_AFTER, DETAILS] {
+        if let Some(value) = headers.get_mut(name) {
+            value.set_sensitive(true);
+        }
     }
     response
 }
+
+/// Details of a status, which only those have that are told among the headers.
+const DETAILS: HeaderName = HeaderName::from_static("grpc-status-details-bin");
 
 fn builder(limits: &Limits, streams: Spawner) -> http2::Builder<Spawner> {
     let mut builder = http2::Builder::new(streams);

@@ -4,6 +4,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Instant;
 
 use bytes::Bytes;
+use http_body::Body as _;
+use http_body_util::{BodyExt as _, Full};
+use hyper::client::conn::http2;
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use steeple_peer::Peer;
 use steeple_proto::plugin::grpc_stdio_client::GrpcStdioClient;
 use steeple_proto::plugin::grpc_stdio_server::{GrpcStdio, GrpcStdioServer};
@@ -179,6 +183,37 @@ async fn an_old_connection_is_replaced_without_its_client_noticing() {
         }
     };
     tokio::join!(ended, called);
+}
+
+#[tokio::test]
+async fn a_connection_serves_on_after_a_thousand_refusals_of_what_it_had_not_sent_to_its_end() {
+    let server = start(Limits::unix());
+    let stream = UnixStream::connect(&server.path).await.unwrap();
+    let (mut sender, connection) =
+        http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+    let connection = tokio::spawn(connection);
+    let mut ask = async |path: &str, length: usize| {
+        let mut message = vec![0];
+        message.extend(u32::try_from(length).unwrap().to_be_bytes());
+        message.resize(message.len() + length, 0);
+        let request = http::Request::post(format!("http://localhost{path}"))
+            .header("content-type", "application/grpc")
+            .header("grpc-timeout", "30S")
+            .body(Full::new(Bytes::from(message)));
+        sender.send_request(request.unwrap()).await.expect("an answer, no reset")
+    };
+    for number in 0..1_000 {
+        // More than a stream's window, which is the client's for as long as nobody reads.
+        let length = if number % 10 == 0 { 300_000 } else { 4_000 };
+        let refused = ask("/a.b.C/D", length).await;
+        assert_eq!(refused.headers()["grpc-status"], "12");
+        assert_eq!(refused.headers()["grpc-message"], "unknown%20service%20a.b.C");
+        assert!(refused.body().is_end_stream());
+    }
+    let served = ask("/spire.service.private.init.v1.Init/Init", 0).await;
+    let collected = served.into_body().collect().await.unwrap();
+    assert_eq!(collected.trailers().unwrap()["grpc-status"], "0");
+    assert!(!connection.is_finished());
 }
 
 /// Writes `bytes` and reads until the server closes; how much came back.

@@ -334,15 +334,20 @@ impl TlsPeer {
         T: Clone + Send + Sync + 'static,
         F: Future<Output = Result<T, E>>,
     {
-        if let Some(kept) = self.0.finding.get()
-            && let Some(kept) = kept.downcast_ref::<T>()
-        {
-            return Ok(kept.clone());
+        if let Some(kept) = self.found() {
+            return Ok(kept);
         }
         let found = find.await?;
         // When another call was faster, both have found the same.
         let _ = self.0.finding.set(Arc::new(found.clone()));
         Ok(found)
+    }
+}
+
+impl TlsPeer {
+    /// What [`Self::finding`] found out, if that has been.
+    pub fn found<T: Clone + Send + Sync + 'static>(&self) -> Option<T> {
+        self.0.finding.get()?.downcast_ref::<T>().cloned()
     }
 }
 

@@ -135,11 +135,7 @@ fn jwt_svids<S: GrpcService>(
 }
 
 /// As under ten times the load, where there are nine for each answer. None of the request is read.
-fn refusals<S: GrpcService>(
-    counter: &mut InstructionCounter,
-    runtime: &Runtime,
-    world: &World<S>,
-) {
+fn refusals<S: GrpcService>(counter: &mut InstructionCounter, runtime: &Runtime, world: &World<S>) {
     const PATH: &str = "/spire.api.server.svid.v1.SVID/BatchNewX509SVID";
     counter.count(REFUSAL, 100, |times| {
         runtime.block_on(async {
