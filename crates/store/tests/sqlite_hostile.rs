@@ -3,6 +3,7 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
@@ -177,6 +178,49 @@ async fn a_write_waits_for_another_process_and_gives_up_at_the_deadline() {
     };
     let (made, ()) = tokio::join!(waiting, release);
     assert!(made.is_ok(), "{made:?}");
+}
+
+/// Lets some work run until it was looked at so many times, and gives it up.
+async fn give_up<T>(work: impl Future<Output = T>, looks: usize) {
+    let mut work = std::pin::pin!(work);
+    for _ in 0..looks {
+        let done = std::future::poll_fn(|cx| Poll::Ready(work.as_mut().poll(cx).is_ready()));
+        if done.await {
+            return;
+        }
+        // What it waits for happens meanwhile.
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+#[tokio::test]
+async fn who_goes_away_in_the_midst_leaves_nothing_half_done_and_nobody_waiting() {
+    let fixture = Fixture::new();
+    let store = fixture.open().await;
+    let agent = |number| {
+        let selectors = vec![Selector::new("a", "b")];
+        AttestedNode { selectors, ..agent(&format!("/agent/{number}")) }
+    };
+    let agents: Vec<_> = (0..40).map(agent).collect();
+    for (looks, agent) in agents.iter().enumerate() {
+        store.upsert_attested_node(agent.clone()).await.unwrap();
+        let before = store.snapshot().await.unwrap();
+        // In a transaction of its own, of several statements.
+        give_up(store.delete_node(&agent.spiffe_id), looks / 2).await;
+        give_up(store.fetch_node(&agent.spiffe_id), looks / 2).await;
+        store.upsert_attested_node(agents[0].clone()).await.unwrap();
+        let is_it = |change: &steeple_store::NodeChange| change.spiffe_id == agent.spiffe_id;
+        let touched = changes(&*store, &before.revision).await.nodes.into_iter().find(is_it);
+        let there = store.fetch_node(&agent.spiffe_id).await.unwrap();
+        if *agent != agents[0] {
+            assert_eq!(there.is_some(), touched.is_none(), "deleted with its event, or not at all");
+        }
+        let selectors = "SELECT COUNT(*) || '' FROM node_resolver_map_entries WHERE spiffe_id = '";
+        let selectors = format!("{selectors}{}'", agent.spiffe_id);
+        let left = texts(&mut fixture.raw().await, &selectors).await;
+        assert_eq!(left == ["0"], there.is_none(), "deleted with its selectors, or not at all");
+    }
+    store.close().await;
 }
 
 #[tokio::test]

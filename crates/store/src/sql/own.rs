@@ -41,6 +41,10 @@ impl Own {
     /// Adds what was just committed; `None` where not all of it is known. To be called before
     /// anybody is told of the commit.
     pub(super) fn add(&self, commit: Option<Commit>) {
+        // Nothing was written, if only because everybody was refused.
+        if commit.as_ref().is_some_and(|it| it.after == it.before && it.agents.is_empty()) {
+            return;
+        }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let commit = commit.filter(|commit| commit.after.is_next_to(&commit.before));
         let Some(commit) = commit else {
@@ -150,6 +154,9 @@ mod tests {
         own.add(commit(mark(3, 0), mark(4, 0), 3));
         assert!(own.since(&at(0), mark(1, 0)).is_none());
         assert_eq!(events(own.since(&at(2), mark(3, 0))), Some((1, 3)));
+        let nothing = Commit { agents: Vec::new(), ..commit(mark(4, 0), mark(4, 0), 4).unwrap() };
+        own.add(Some(nothing));
+        assert_eq!(events(own.since(&at(2), mark(3, 0))), Some((1, 3)), "nothing was written");
         own.add(commit(mark(4, 0), mark(6, 0), 4));
         assert!(own.since(&at(2), mark(3, 0)).is_none(), "somebody came before the second mark");
         own.add(commit(mark(u32::MAX, 0), mark(0, 0), 9));
