@@ -219,9 +219,9 @@ async fn whatever_others_do_between_is_missed_by_nobody() {
         // The low bits of such a generator are poor.
         dice = dice.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         let thrown = dice >> 33;
-        let store = if thrown % 5 == 0 { &other } else { &one };
+        let store = if thrown.is_multiple_of(5) { &other } else { &one };
         let what = fixture.disturb(&**store, step, thrown / 8).await;
-        if thrown / 1024 % 3 == 0 {
+        if (thrown / 1024).is_multiple_of(3) {
             continue;
         }
         if follower.take_own() {
