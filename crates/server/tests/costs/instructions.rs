@@ -3,8 +3,6 @@
 
 use std::time::Duration;
 
-use bytes::Bytes;
-use http_body_util::{BodyExt, Full};
 use prost::Message;
 use steeple_net::tls::TlsPeer;
 use steeple_pki::x509::DistinguishedName;
@@ -19,8 +17,8 @@ use steeple_spiffe::{Selector, TrustDomain};
 use steeple_store::model::Entry;
 use steeple_testkit::{InstructionCounter, count_instructions, hold_instructions};
 use tokio::runtime::Runtime;
-use tonic::body::Body;
 
+use crate::refusals::unread;
 use crate::stack::{EACH, World, id, sqlite, world};
 
 /// The most instructions of each path, unoptimised: about a quarter more than they were when this
@@ -145,15 +143,6 @@ fn refusals<S: GrpcService>(counter: &mut InstructionCounter, runtime: &Runtime,
             }
         });
     });
-}
-
-/// A request that nobody may look into.
-fn unread() -> Body {
-    let body = Full::new(Bytes::from_static(b"a message")).map_frame(|frame| {
-        assert!(!frame.is_data(), "it was refused by its headers");
-        frame
-    });
-    Body::new(body.map_err(|never| match never {}))
 }
 
 /// As the index task makes the next snapshot of the last: a copy that shares what is the same.

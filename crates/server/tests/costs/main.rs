@@ -4,5 +4,6 @@
 #![expect(clippy::unwrap_used, reason = "tests")]
 
 mod instructions;
+mod refusals;
 mod stack;
 mod statements;
