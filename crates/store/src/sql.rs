@@ -285,8 +285,8 @@ impl SqlStore {
                     // Somebody may have committed since; then this is not the mark after `done`.
                     let after = marks.mark();
                     self.own.add(done.zip(after).map(|(done, after)| {
-                        let Done { before, agents, last_event } = done;
-                        Commit { before, after, agents, last_event }
+                        let Done { before, wrote, agents, last_event } = done;
+                        Commit { before, after, wrote, agents, last_event }
                     }));
                 }
                 if wrote_events {

@@ -209,6 +209,8 @@ async fn find(tx: &Tx, wanted: &[&Admission]) -> Result<Found, StoreError> {
     let mut found = Found { tokens: HashMap::new(), agents: HashMap::new() };
     for row in rows {
         if row.get::<i64>(0)? == 0 {
+            // It was deleted.
+            tx.wrote_a_row();
             found.tokens.insert(row.get(2)?, row.get_or_default(1)?);
             continue;
         }

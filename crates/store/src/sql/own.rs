@@ -20,6 +20,8 @@ const KEPT: usize = 512;
 pub(super) struct Commit {
     pub(super) before: Mark,
     pub(super) after: Mark,
+    /// Whether something was written for certain.
+    pub(super) wrote: bool,
     /// What became of agents, each with an event.
     pub(super) agents: Vec<OwnChange>,
     /// The last of these events: its id, and what [`Cursor::mark`] has of it.
@@ -42,11 +44,13 @@ impl Own {
     /// anybody is told of the commit.
     pub(super) fn add(&self, commit: Option<Commit>) {
         // Nothing was written, if only because everybody was refused.
-        if commit.as_ref().is_some_and(|it| it.after == it.before && it.agents.is_empty()) {
+        if commit.as_ref().is_some_and(|it| it.after == it.before && !it.wrote) {
             return;
         }
         let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let commit = commit.filter(|commit| commit.after.is_next_to(&commit.before));
+        // If it wrote nothing, what is counted is somebody else's commit.
+        let commit =
+            commit.filter(|commit| commit.wrote && commit.after.is_next_to(&commit.before));
         let Some(commit) = commit else {
             *kept = Kept::default();
             return;
@@ -126,7 +130,13 @@ mod tests {
         let spiffe_id = SpiffeId::parse("spiffe://example.org/a").unwrap();
         let serial_number = event.to_string();
         let agents = vec![OwnChange::Renewed { spiffe_id, serial_number, expires_at: 0 }];
-        Some(Commit { before, after, agents, last_event: Some((event, format!("t {event}"))) })
+        Some(Commit {
+            before,
+            after,
+            wrote: true,
+            agents,
+            last_event: Some((event, format!("t {event}"))),
+        })
     }
 
     fn events(own: Option<OwnCommits>) -> Option<(usize, i64)> {
@@ -154,11 +164,18 @@ mod tests {
         own.add(commit(mark(3, 0), mark(4, 0), 3));
         assert!(own.since(&at(0), mark(1, 0)).is_none());
         assert_eq!(events(own.since(&at(2), mark(3, 0))), Some((1, 3)));
-        let nothing = Commit { agents: Vec::new(), ..commit(mark(4, 0), mark(4, 0), 4).unwrap() };
-        own.add(Some(nothing));
+        let nothing = |before, after| {
+            let some = commit(before, after, 0).unwrap();
+            Some(Commit { wrote: false, agents: Vec::new(), last_event: None, ..some })
+        };
+        own.add(nothing(mark(4, 0), mark(4, 0)));
         assert_eq!(events(own.since(&at(2), mark(3, 0))), Some((1, 3)), "nothing was written");
         own.add(commit(mark(4, 0), mark(6, 0), 4));
         assert!(own.since(&at(2), mark(3, 0)).is_none(), "somebody came before the second mark");
+        own.add(commit(mark(6, 0), mark(7, 0), 6));
+        assert!(own.since(&at(5), mark(6, 0)).is_some());
+        own.add(nothing(mark(7, 0), mark(8, 0)));
+        assert!(own.since(&at(5), mark(6, 0)).is_none(), "that was somebody else's");
         own.add(commit(mark(u32::MAX, 0), mark(0, 0), 9));
         assert_eq!(events(own.since(&at(8), mark(u32::MAX, 0))), Some((1, 9)));
         own.add(None);

@@ -30,6 +30,8 @@ pub(super) struct Tx {
     touched: AtomicBool,
     /// Whether something was touched of which it is not known how it stands now.
     obscure: AtomicBool,
+    /// Whether a row was written for certain, so that the commit is one.
+    wrote: AtomicBool,
     bundles: AtomicBool,
     /// Events that are written before the end, all of a table at once.
     pending: Mutex<Pending>,
@@ -54,7 +56,7 @@ impl Tx {
 
     fn new(inner: Transaction, dialect: Dialect, now: SystemTime, writes: bool) -> Self {
         let retry = Mutex::new(Retry::Never);
-        let [touched, obscure, bundles] = [const { AtomicBool::new(false) }; 3];
+        let [touched, obscure, wrote, bundles] = [const { AtomicBool::new(false) }; 4];
         let before = None;
         let (pending, changes) = (Mutex::default(), AtomicUsize::new(0));
         Self {
@@ -65,6 +67,7 @@ impl Tx {
             before,
             touched,
             obscure,
+            wrote,
             bundles,
             pending,
             changes,
@@ -149,6 +152,11 @@ impl Tx {
         self.changes.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// Notes that a row was written for certain.
+    pub(super) fn wrote_a_row(&self) {
+        self.wrote.store(true, Ordering::Relaxed);
+    }
+
     pub(super) async fn one<S: StatementBuilder>(
         &self,
         select: &S,
@@ -164,6 +172,9 @@ impl Tx {
     ) -> Result<u64, StoreError> {
         self.changed();
         let done = self.inner.execute(statement).await.map_err(|error| self.error(&error))?;
+        if done.rows_affected() > 0 {
+            self.wrote_a_row();
+        }
         Ok(done.rows_affected())
     }
 
@@ -220,7 +231,9 @@ impl Tx {
         self.add_row(&mut insert, columns.iter().map(|(_, value)| value.clone()));
         self.changes.fetch_add(1, Ordering::Relaxed);
         let id = self.dialect.insert_one(&self.inner, insert).await;
-        id.map_err(|error| self.error(&error))
+        let id = id.map_err(|error| self.error(&error))?;
+        self.wrote_a_row();
+        Ok(id)
     }
 
     /// An insert of rows that have timestamps.
@@ -353,6 +366,7 @@ impl Tx {
         }
         let dialect = self.dialect;
         let known = self.before.filter(|_| !self.obscure.load(Ordering::Relaxed));
+        let wrote = self.wrote.load(Ordering::Relaxed);
         let pending = self.pending.into_inner().unwrap_or_else(PoisonError::into_inner);
         match self.inner {
             Transaction::Pooled(inner) => match inner.commit().await {
@@ -364,7 +378,8 @@ impl Tx {
                     // As the event was written.
                     let written_at = dialect.timestamp_text(self.now);
                     let last = pending.last_node.map(|node| (newest, written_at + " " + &node));
-                    Done { before, agents: pending.became, last_event: last }
+                    let wrote = wrote || last.is_some();
+                    Done { before, wrote, agents: pending.became, last_event: last }
                 })),
                 Err(NotCommitted::Before(error)) => {
                     Err(Failed::TakenBack(dialect.error(&error), dialect.retry(&error)))
@@ -401,6 +416,8 @@ impl Tx {
 pub(super) struct Done {
     /// Where the database was before.
     pub(super) before: Mark,
+    /// Whether something was written for certain.
+    pub(super) wrote: bool,
     /// What became of agents, in the order of their events.
     pub(super) agents: Vec<OwnChange>,
     /// The last event: its id, and what a cursor remembers of it.
