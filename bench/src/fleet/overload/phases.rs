@@ -149,21 +149,21 @@ pub async fn polite(
 /// `limit`; `usual` is in ms.
 ///
 /// # Errors
-/// When nothing is answered within `limit`, or an answer is wrong.
+/// When its connection was lost each time until `limit`, or an answer is wrong.
 pub async fn back(caller: &Caller, usual: f64, limit: Duration) -> Result<f64> {
     let begun = Instant::now();
     let mut since = begun;
-    let (mut in_a_row, mut answered) = (0, false);
+    let (mut in_a_row, mut is_there) = (0, false);
     while in_a_row < IN_A_ROW {
         if begun.elapsed() > limit {
-            let what = format!("none within {limit:?} of the end of the load");
+            let what = format!("nobody there within {limit:?} of the end of the load");
             let wrong = Error::Wrong { call: super::SIGN, what };
-            return if answered { Ok(limit.as_secs_f64()) } else { Err(wrong) };
+            return if is_there { Ok(limit.as_secs_f64()) } else { Err(wrong) };
         }
         let called = Instant::now();
         let outcome = caller.sign(EACH, true).await?;
         let took = called.elapsed().as_secs_f64() * 1e3;
-        answered |= outcome == Outcome::Answered(());
+        is_there |= outcome != Outcome::Lost;
         if outcome == Outcome::Answered(()) && took <= usual * USUAL {
             in_a_row += 1;
         } else {
