@@ -255,7 +255,8 @@ fn rows(answered: Answered) -> impl Iterator<Item = QueryResult> {
     answered.into_iter().filter_map(Either::right).map(QueryResult::from)
 }
 
-fn failed(error: Error) -> DbErr {
+/// An error of SQLite's driver.
+pub(super) fn failed(error: Error) -> DbErr {
     DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 

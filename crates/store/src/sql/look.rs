@@ -12,11 +12,11 @@ use sea_orm::sqlx::sqlite::{SqliteConnectOptions, SqliteConnection};
 use sea_orm::sqlx::{
     AssertSqlSafe, ConnectOptions as _, Error, SqlSafeStr as _, SqlStr, query_with,
 };
-use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, RuntimeErr, StatementBuilder};
+use sea_orm::{ConnectionTrait, DbBackend, DbErr, QueryResult, StatementBuilder};
 use tokio::sync::Semaphore;
 
 use super::SqlStore;
-use super::held::arguments;
+use super::held::{arguments, failed};
 use super::link::Source;
 use super::tx::Row;
 use crate::error::StoreError;
@@ -69,10 +69,6 @@ impl Looks {
     pub(super) fn close(&self) {
         *self.kept.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
-}
-
-fn failed(error: Error) -> DbErr {
-    DbErr::Query(RuntimeErr::SqlxError(error.into()))
 }
 
 impl SqlStore {
